@@ -1,0 +1,1 @@
+//! **P** BackupJob: spec, status, CEL rules.

@@ -1,0 +1,1 @@
+//! **P** BackupRun: spec and status.

@@ -1,0 +1,1 @@
+//! **P** Back to raw bytes, capped; truncation is an error.

@@ -1,0 +1,1 @@
+//! **P** Count, digest and compress into independent frames.

@@ -1,0 +1,1 @@
+//! **P** Path safety of what a tar names.

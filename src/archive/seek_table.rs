@@ -1,0 +1,1 @@
+//! **P** The zstd seekable format's table.

@@ -1,0 +1,1 @@
+//! **W** Flags and environment; the only reader of both.

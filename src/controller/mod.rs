@@ -1,0 +1,5 @@
+//! **O** Watches BackupJobs and BackupRuns: validate, index, status.
+
+pub mod policy;
+pub mod status;
+pub mod status_writer;

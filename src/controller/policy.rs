@@ -1,0 +1,1 @@
+//! **A** Whether the admission policies are in force.

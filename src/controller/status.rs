@@ -1,0 +1,1 @@
+//! **P** Outcome and old status to new status.

@@ -1,0 +1,1 @@
+//! **A** Writes status by server-side apply, through a bounded queue.

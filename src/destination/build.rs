@@ -1,0 +1,1 @@
+//! **W** Address, options and credentials to a destination.

@@ -1,0 +1,1 @@
+//! **T** Scripted faults around a destination.

@@ -1,0 +1,1 @@
+//! **A** S3, and folders on the command line, through OpenDAL.

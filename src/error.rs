@@ -1,0 +1,223 @@
+//! **P** What can go wrong, as a closed set.
+//!
+//! Everything that fails ends in a [`Failure`]: a [`Reason`] out of a closed set (the same word in status, Event, metric
+//! label and log), a message that says what happened *and what to do next*, and the exit code of a command where there
+//! was one. A reason has a [`Class`], which alone decides whether an attempt is tried again.
+
+use std::fmt;
+
+/// What a failure means for the next attempt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Class {
+    /// May pass by itself: the run is tried again within `retry.limit`.
+    Transient,
+    /// Will not pass by trying again (an empty dump, a directory that is in use).
+    Permanent,
+    /// Somebody asked for it to stop.
+    Cancelled,
+    /// A person has to change something first: a name, a right, a setting.
+    Misconfigured,
+}
+
+macro_rules! reasons {
+    ($($(#[$doc:meta])* $name:ident: $class:ident,)*) => {
+        /// The closed set of reasons. The variant's name is the word in status, Events, metric labels and logs.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        pub enum Reason { $($(#[$doc])* $name,)* }
+
+        impl Reason {
+            /// Every reason there is; the documentation and the metrics are made from it.
+            pub const ALL: &'static [Reason] = &[$(Reason::$name,)*];
+
+            /// The word itself, as it stands in a status, an Event, a metric label and a log line.
+            pub const fn as_str(self) -> &'static str {
+                match self { $(Reason::$name => stringify!($name),)* }
+            }
+
+            /// Whether trying again can help.
+            pub const fn class(self) -> Class {
+                match self { $(Reason::$name => Class::$class,)* }
+            }
+
+            /// The reason with this name, if there is one: what was stored is read back.
+            pub fn parse(word: &str) -> Option<Reason> {
+                Self::ALL.iter().copied().find(|reason| reason.as_str() == word)
+            }
+        }
+    };
+}
+
+reasons! {
+    // --- what a user wrote ---
+    /// A field of the BackupJob does not hold; the message names every such field.
+    InvalidSpec: Misconfigured,
+    /// `schedule` cannot be parsed, or never fires.
+    InvalidSchedule: Misconfigured,
+    /// `timeZone` is not an IANA name.
+    InvalidTimeZone: Misconfigured,
+    /// A field or value that this version does not implement.
+    NotSupported: Misconfigured,
+    /// The BackupRun names a BackupJob that does not exist.
+    JobNotFound: Misconfigured,
+    // --- rights ---
+    /// The namespace has not been opted in (`manifests/namespace.yaml`).
+    NamespaceNotOptedIn: Misconfigured,
+    /// The ServiceAccount whose rights are used may not do what the backup needs.
+    Forbidden: Misconfigured,
+    /// An admission policy, or its binding, differs from what `ubo install` prints: nothing runs until it is back.
+    AdmissionPolicyMissing: Misconfigured,
+    // --- the target ---
+    /// The workload or pod does not exist.
+    TargetNotFound: Misconfigured,
+    /// The pod has no container of that name.
+    ContainerNotFound: Misconfigured,
+    /// No pod of the target is Ready.
+    TargetNotReady: Transient,
+    /// The pod went away, or its container ended, while it was read.
+    TargetGone: Transient,
+    /// The container has no `sh`.
+    ShellMissing: Misconfigured,
+    /// `tar` is missing in the container, which the directory form of a dump needs.
+    TarMissing: Misconfigured,
+    // --- the command ---
+    /// The command ended with another exit code than 0.
+    CommandFailed: Transient,
+    /// The command has a pipe and no shell in the container can tell whether its first part failed.
+    PipelineNotChecked: Misconfigured,
+    /// Nothing was written, or nothing but empty files.
+    EmptyBackup: Permanent,
+    /// The backup directory holds something that no run of ours left there.
+    BackupDirectoryNotEmpty: Misconfigured,
+    /// The backup directory cannot be made or written.
+    BackupDirectoryUnavailable: Misconfigured,
+    /// The backup directory outgrew its limit, or the file system under it is nearly full.
+    StagingFull: Permanent,
+    // --- the stream ---
+    /// The stream ended before its end marker.
+    StreamCut: Transient,
+    /// Neither a byte nor a heartbeat came for 60 s.
+    StreamStalled: Transient,
+    /// Bytes came after the end marker, or the marker was not one of ours.
+    StreamCorrupt: Transient,
+    /// A tar without its end-of-archive blocks.
+    ArchiveTruncated: Transient,
+    /// The source could not be opened or read.
+    SourceUnavailable: Transient,
+    /// Part of the source could not be read; what could is kept.
+    SourceIncomplete: Permanent,
+    // --- the destination ---
+    /// `secretRef` names a Secret that does not exist.
+    SecretNotFound: Misconfigured,
+    /// The Secret lacks a key that this type of destination needs.
+    SecretKeyMissing: Misconfigured,
+    /// The destination refused the credentials, or they may not do this.
+    DestinationDenied: Misconfigured,
+    /// The bucket, or the folder, does not exist.
+    DestinationNotFound: Misconfigured,
+    /// The destination did not answer, or answered that it cannot now.
+    DestinationUnavailable: Transient,
+    /// What the destination holds differs from what was sent.
+    DestinationMismatch: Transient,
+    /// A backup, or a document of one, is not what its manifest says.
+    BackupDamaged: Permanent,
+    /// There is no such backup.
+    BackupNotFound: Misconfigured,
+    // --- the operator ---
+    /// The process that executed the attempt has gone.
+    OperatorRestarted: Transient,
+    /// The operator was told to end before the attempt was through.
+    OperatorShutdown: Transient,
+    /// The Kubernetes API did not answer, or answered with an error that is nobody's setting.
+    ClusterUnavailable: Transient,
+    /// An invariant of our own does not hold. Please report it.
+    Internal: Permanent,
+    // --- somebody's wish ---
+    /// `spec.cancel` was set.
+    CancelRequested: Cancelled,
+    /// The BackupRun or its BackupJob was deleted.
+    Deleted: Cancelled,
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// Why something did not succeed. The message is for a person: what happened, then what to do. Never a secret, never a
+/// response body.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{reason}: {message}")]
+pub struct Failure {
+    /// Out of the closed set.
+    pub reason: Reason,
+    /// One or two sentences, at most [`Failure::MESSAGE_LIMIT`] bytes when stored.
+    pub message: String,
+    /// Exit code of the command, where one ran to its end.
+    pub exit_code: Option<i32>,
+}
+
+impl Failure {
+    /// Longest message that is stored in a status, in bytes. Conditions allow 32,768; nobody reads more than this.
+    pub const MESSAGE_LIMIT: usize = 1024;
+
+    /// A failure with this reason; the message says what happened and what to do next.
+    pub fn new(reason: Reason, message: impl Into<String>) -> Self {
+        Self { reason, message: message.into(), exit_code: None }
+    }
+
+    /// The same failure, with the exit code of the command.
+    #[must_use]
+    pub fn with_exit_code(mut self, code: i32) -> Self {
+        self.exit_code = Some(code);
+        self
+    }
+
+    /// The same failure, with what was being done put before its message.
+    #[must_use]
+    pub fn while_doing(mut self, what: impl fmt::Display) -> Self {
+        self.message = format!("{what}: {}", self.message);
+        self
+    }
+
+    /// Whether trying again can help.
+    pub const fn class(&self) -> Class {
+        self.reason.class()
+    }
+
+    /// The message, cut at a character boundary to what is stored.
+    pub fn short_message(&self) -> &str {
+        cut(&self.message, Self::MESSAGE_LIMIT)
+    }
+}
+
+/// The longest beginning of `text` that has at most `limit` bytes and ends at a character boundary.
+pub fn cut(text: &str, limit: usize) -> &str {
+    if text.len() <= limit {
+        return text;
+    }
+    let mut end = limit;
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    &text[..end]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_reason_is_read_back_from_its_word() {
+        for reason in Reason::ALL {
+            assert_eq!(Reason::parse(reason.as_str()), Some(*reason));
+        }
+        assert_eq!(Reason::parse("Nonsense"), None);
+    }
+
+    #[test]
+    fn a_message_is_cut_between_characters() {
+        assert_eq!(cut("aé", 2), "a");
+        assert_eq!(cut("aé", 3), "aé");
+    }
+}

@@ -1,0 +1,1 @@
+//! **P** Every manifest that this version serves.

@@ -1,0 +1,1 @@
+//! **O** A backup exists if and only if its manifest does.

@@ -1,0 +1,1 @@
+//! **P** manifest.json, owner.json, started.json.

@@ -1,0 +1,5 @@
+//! **O** Write order, read order, crash, leaks.
+
+pub mod catalog;
+pub mod layout;
+pub mod manifest;

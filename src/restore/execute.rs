@@ -1,0 +1,1 @@
+//! **O** Fetch, decode, verify, write.

@@ -1,0 +1,1 @@
+//! **A** A local folder, or standard output.

@@ -1,0 +1,1 @@
+//! **P** Start, queue or skip.

@@ -1,0 +1,1 @@
+//! **A** Creating the BackupRun is the claim.

@@ -1,0 +1,1 @@
+//! **O** Task set, recovery, retries.

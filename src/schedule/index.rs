@@ -1,0 +1,1 @@
+//! **P** All schedules, in memory.

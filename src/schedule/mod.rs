@@ -1,0 +1,4 @@
+//! **P** When.
+
+pub mod cron;
+pub mod index;

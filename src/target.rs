@@ -1,0 +1,1 @@
+//! **A** Workload to pod and container.

@@ -1,0 +1,1 @@
+//! **A** livez, readyz, metrics.

@@ -1,0 +1,1 @@
+//! **P** The single registry.

@@ -1,0 +1,5 @@
+//! **W** Logs, metrics, Events, admin server.
+
+pub mod admin;
+pub mod events;
+pub mod metrics;

@@ -1,0 +1,1 @@
+//! **A** A client with the rights of the namespace's ServiceAccount.

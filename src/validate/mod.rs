@@ -1,0 +1,121 @@
+//! **P** BackupJob to [`ValidatedJob`]: parse once, all errors at once, each with its field path.
+
+use crate::api::names::{JobRef, Namespace, ObjectKey, Uid};
+use crate::destination::address::Address;
+use crate::schedule::cron::Schedule;
+use chrono::{DateTime, Utc};
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// Workloads that a dump can run in, in this version.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WorkloadKind {
+    /// One pod by name.
+    Pod,
+    /// First Ready pod by ordinal.
+    StatefulSet,
+}
+
+impl WorkloadKind {
+    /// The kind, as it is written in `target.kind`.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Pod => "Pod",
+            Self::StatefulSet => "StatefulSet",
+        }
+    }
+}
+
+/// What is backed up.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Target {
+    /// Kind of workload.
+    pub kind: WorkloadKind,
+    /// Its name.
+    pub name: String,
+    /// Its namespace.
+    pub namespace: Namespace,
+    /// Path inside the container, without a trailing slash; given to a dump as `UBO_TARGET_PATH`.
+    pub path: Option<String>,
+    /// Container by name; `None`: the default-container annotation, else the first.
+    pub container: Option<String>,
+}
+
+/// Where a dump's bytes come from (`product.md` section 3; decided once, never both).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DumpForm {
+    /// Standard output is the backup.
+    Stdout,
+    /// What the command leaves in this directory is the backup.
+    Directory(String),
+}
+
+/// A dump.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Dump {
+    /// Shell text.
+    pub command: String,
+    /// Where the bytes come from.
+    pub form: DumpForm,
+    /// A pipe whose first part nobody checks is accepted.
+    pub allow_unchecked_pipes: bool,
+}
+
+/// Where to, before its Secret has been read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DestinationPlan {
+    /// From `uri`.
+    pub address: Address,
+    /// From `options`, known keys only.
+    pub options: BTreeMap<String, String>,
+    /// Secret in the job's namespace.
+    pub secret: Option<String>,
+}
+
+/// What to do when a run of the same job is still at work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Concurrency {
+    /// The tick is skipped.
+    Forbid,
+}
+
+/// A BackupJob that holds. Only what this version implements can be in it.
+#[derive(Clone, Debug)]
+pub struct ValidatedJob {
+    /// Namespace and name.
+    pub job: JobRef,
+    /// UID.
+    pub uid: Uid,
+    /// When the object was created: origin of `@every`, first anchor.
+    pub created: DateTime<Utc>,
+    /// `None`: one run, once per object.
+    pub schedule: Option<Schedule>,
+    /// No ticks while set.
+    pub suspend: bool,
+    /// What to do when a run is still at work.
+    pub concurrency: Concurrency,
+    /// What is backed up.
+    pub target: Target,
+    /// How.
+    pub dump: Dump,
+    /// Where to.
+    pub destination: DestinationPlan,
+    /// Folder below the uri.
+    pub archive: ObjectKey,
+    /// Attempts after the first.
+    pub retry_limit: u32,
+    /// Wait before the second attempt; doubled each time, at most 600 s.
+    pub retry_backoff: Duration,
+    /// ServiceAccount whose rights are used.
+    pub service_account: String,
+    /// zstd level.
+    pub compression_level: i32,
+    /// An empty backup is a success.
+    pub allow_empty: bool,
+    /// Least raw size in bytes of a good backup.
+    pub minimum_size: Option<u64>,
+    /// How many succeeded scheduled BackupRuns stay.
+    pub keep_successful: u32,
+    /// How many others stay.
+    pub keep_failed: u32,
+}

@@ -1,0 +1,3 @@
+//! The rig.
+
+fn main() {}
