@@ -34,7 +34,7 @@ pub enum Content {
 }
 
 /// How far the content belongs to one moment (`product.md` section 3).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub enum Consistency {
     /// A storage snapshot.
     Snapshot,
