@@ -10,11 +10,42 @@ pub use super::settings::{
 pub use super::strategy::{Hook, OnChange, Output, StrategySpec, StrategyType, Via};
 pub use super::target::{LabelOperator, LabelRule, PodChoice, PodSelector, TargetKind, TargetSpec};
 
-use super::schema::{Moment, conditions, words};
+use super::schema::{Moment, conditions, rules, schedule_rules, words};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+
+const TIME_ZONE_RULES: &[(&str, &str)] =
+    &[("self != ''", "must be an IANA name such as Europe/Berlin; leave it out for UTC")];
+
+const ARCHIVE_NAME_RULES: &[(&str, &str)] = &[(
+    r"!self.matches('^/|/$|//|(^|/)[.]{1,2}(/|$)')",
+    "must be a relative path: segments parted by single slashes, none of them . or ..",
+)];
+
+const SPEC_RULES: &[(&str, &str)] = &[
+    (
+        "has(self.destination) != (has(self.destinations) && size(self.destinations) > 0)",
+        "exactly one of destination and destinations is needed",
+    ),
+    (
+        "(has(self.archiveName) ? self.archiveName : '') == (has(oldSelf.archiveName) ? oldSelf.archiveName : '')",
+        "archiveName cannot be changed, set or removed: the backups lie there; make a new BackupJob instead",
+    ),
+    (
+        "!(self.strategy.type in ['copy', 'snapshot']) || self.target.kind in ['PersistentVolumeClaim', 'PVC'] || has(self.target.path)",
+        "target.path is needed for copy and snapshot of a workload",
+    ),
+    (
+        "self.strategy.type != 'dump' || !(self.target.kind in ['PersistentVolumeClaim', 'PVC'])",
+        "a dump runs in a container: target the pod or workload that uses the claim",
+    ),
+    (
+        "self.strategy.type == 'copy' || ((!has(self.target.include) || size(self.target.include) == 0) && (!has(self.target.exclude) || size(self.target.exclude) == 0))",
+        "target.include and target.exclude belong to strategy copy",
+    ),
+];
 
 /// What to back up, how, where to and when.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, CustomResource, JsonSchema)]
@@ -27,9 +58,20 @@ use serde::{Deserialize, Serialize};
     status = "BackupJobStatus",
     derive = "PartialEq",
     shortname = "bj",
-    category = "backup"
+    category = "backup",
+    printcolumn = r#"{"name": "Target", "type": "string", "jsonPath": ".status.target"}"#,
+    printcolumn = r#"{"name": "Schedule", "type": "string", "jsonPath": ".spec.schedule"}"#,
+    printcolumn = r#"{"name": "Phase", "type": "string", "jsonPath": ".status.phase"}"#,
+    printcolumn = r#"{"name": "Last success", "type": "date", "jsonPath": ".status.lastSuccessTime"}"#,
+    printcolumn = r#"{"name": "Next run", "type": "string", "jsonPath": ".status.nextRunTime"}"#,
+    printcolumn = r#"{"name": "Size", "type": "string", "jsonPath": ".status.lastSize"}"#,
+    printcolumn = r#"{"name": "Age", "type": "date", "jsonPath": ".metadata.creationTimestamp"}"#,
+    printcolumn = r#"{"name": "Consistency", "type": "string", "jsonPath": ".status.consistency", "priority": 1}"#,
+    printcolumn = r#"{"name": "Destination", "type": "string", "jsonPath": ".spec.destination.uri", "priority": 1}"#,
+    printcolumn = r#"{"name": "Message", "type": "string", "jsonPath": ".status.message", "priority": 1}"#
 )]
 #[serde(rename_all = "camelCase")]
+#[schemars(extend("x-kubernetes-validations" = rules(SPEC_RULES)))]
 pub struct BackupJobSpec {
     /// What is backed up.
     pub target: TargetSpec,
@@ -44,18 +86,18 @@ pub struct BackupJobSpec {
     /// Folder of this BackupJob's backups below the destination's uri. Cannot be changed. Default:
     /// `<namespace>/<name>`. Example: `production/postgres`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 512))]
+    #[schemars(length(min = 1, max = 512), extend("x-kubernetes-validations" = rules(ARCHIVE_NAME_RULES)))]
     pub archive_name: Option<String>,
-    /// How.
+    /// How the target is read.
     pub strategy: StrategySpec,
     /// When: five-field cron as in a CronJob, `@daily` and friends, `@every 90m` (counted from the object's creation), or
     /// `H` in a field for a stable value of this object's own. Default: none, one run, once. Example: `0 2 * * *`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 256))]
+    #[schemars(length(min = 1, max = 256), extend("x-kubernetes-validations" = schedule_rules()))]
     pub schedule: Option<String>,
     /// IANA name of the time zone that `schedule` is meant in. Default: `UTC`. Example: `Europe/Berlin`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 64))]
+    #[schemars(length(max = 64), extend("x-kubernetes-validations" = rules(TIME_ZONE_RULES)))]
     pub time_zone: Option<String>,
     /// Seconds after its time within which a run may still start; later it is skipped. Default: no limit. Example: 3600.
     #[serde(default, skip_serializing_if = "Option::is_none")]

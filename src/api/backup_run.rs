@@ -1,13 +1,18 @@
 //! **P** BackupRun: spec and status.
 
 use super::backup_job::BackupJobSpec;
-use super::schema::{Moment, any_object, conditions};
+use super::schema::{Moment, any_object, conditions, rules};
 use crate::run::Phase;
 use crate::source::Consistency;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+
+const SPEC_RULES: &[(&str, &str)] = &[(
+    "self.backupJobName == oldSelf.backupJobName && has(self.scheduledAt) == has(oldSelf.scheduledAt) && (!has(self.scheduledAt) || self.scheduledAt == oldSelf.scheduledAt)",
+    "a run cannot be changed, except for cancel; make a new BackupRun instead",
+)];
 
 /// One run of a BackupJob. It says which job, and nothing else: whoever may create a run must not be able to say what
 /// it does.
@@ -21,9 +26,18 @@ use serde::{Deserialize, Serialize};
     status = "BackupRunStatus",
     derive = "PartialEq",
     shortname = "br",
-    category = "backup"
+    category = "backup",
+    selectable = ".spec.backupJobName",
+    printcolumn = r#"{"name": "Job", "type": "string", "jsonPath": ".spec.backupJobName"}"#,
+    printcolumn = r#"{"name": "Phase", "type": "string", "jsonPath": ".status.phase"}"#,
+    printcolumn = r#"{"name": "Reason", "type": "string", "jsonPath": ".status.reason"}"#,
+    printcolumn = r#"{"name": "Started", "type": "date", "jsonPath": ".status.startTime"}"#,
+    printcolumn = r#"{"name": "Duration", "type": "string", "jsonPath": ".status.duration"}"#,
+    printcolumn = r#"{"name": "Size", "type": "string", "jsonPath": ".status.size"}"#,
+    printcolumn = r#"{"name": "Message", "type": "string", "jsonPath": ".status.message", "priority": 1}"#
 )]
 #[serde(rename_all = "camelCase")]
+#[schemars(extend("x-kubernetes-validations" = rules(SPEC_RULES)))]
 pub struct BackupRunSpec {
     /// Name of the BackupJob, in the same namespace. Example: `postgres-daily-backup`.
     #[schemars(length(min = 1, max = 49))]

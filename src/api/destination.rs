@@ -1,6 +1,6 @@
 //! **P** Where backups are kept: `spec.destination` and `spec.destinations`.
 
-use super::schema::{Quantity, words};
+use super::schema::{Quantity, rules, texts, words};
 use super::settings::RetentionSpec;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -27,9 +27,32 @@ words! {
     }
 }
 
+const DESTINATION_RULES: &[(&str, &str)] = &[
+    ("self.type == 'custom' || has(self.uri)", "uri is needed"),
+    ("self.type != 'custom' || has(self.command)", "command is needed with type custom"),
+    (
+        "self.type == 'custom' || !(has(self.image) || has(self.command) || has(self.listCommand) || has(self.readCommand) || has(self.deleteCommand))",
+        "image, command, listCommand, readCommand and deleteCommand belong to type custom",
+    ),
+    (
+        "!has(self.uri) || self.type == 'custom' || self.uri.matches(self.type == 's3' ? '^s3://' : self.type == 'gcs' ? '^gs://' : self.type == 'azure' ? '^az://' : self.type == 'nfs' ? '^nfs://' : self.type == 'local' ? '^pvc://' : '^(ssh://|https://|[A-Za-z0-9._-]+@[^/:]+:)')",
+        "type and uri must agree: s3 s3://bucket/prefix, gcs gs://bucket/prefix, azure az://container/prefix, nfs nfs://server/path, local pvc://claim/path, git git@host:org/repo.git or ssh:// or https://",
+    ),
+    (
+        "!has(self.uri) || !self.uri.matches(self.type == 'git' ? '^(https://[^/]*@|ssh://[^/@]*:[^/]*@)' : '^[^/]*//[^/]*@')",
+        "uri must not hold a user or password: they belong into the Secret that secretRef names",
+    ),
+    (
+        "!has(self.uri) || !self.uri.matches('[?#]')",
+        "uri must not hold a query or a fragment: settings belong into options",
+    ),
+    (r"!has(self.uri) || !self.uri.matches('(^|/)[.][.](/|$)')", "uri must not have a segment .."),
+];
+
 /// Where backups are kept.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
+#[schemars(extend("x-kubernetes-validations" = rules(DESTINATION_RULES)))]
 pub struct DestinationSpec {
     /// Type of the destination; the scheme of `uri` must agree. Example: `s3`.
     #[serde(rename = "type")]
@@ -50,7 +73,7 @@ pub struct DestinationSpec {
     /// refused by name. `endpoint` and `region` may also stand in the Secret (`AWS_ENDPOINT_URL`, `AWS_REGION`); the
     /// option goes first. Example: `{endpoint: "https://minio.example.com", region: us-east-1}`.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    #[schemars(extend("maxProperties" = 32), inner(length(max = 65536)))]
+    #[schemars(schema_with = "texts::<65536>")]
     pub options: BTreeMap<String, String>,
     /// At most this many bytes per second. Default: no limit. Example: `50Mi`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -80,6 +103,7 @@ pub struct DestinationSpec {
 /// One of several destinations.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
+#[schemars(extend("x-kubernetes-validations" = rules(DESTINATION_RULES)))]
 pub struct NamedDestination {
     /// Name of this destination, unlike the others'; at most 20 characters. The single form is called `default`.
     /// Example: `offsite`.

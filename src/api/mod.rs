@@ -13,6 +13,31 @@ pub mod settings;
 pub mod strategy;
 pub mod target;
 
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use kube::CustomResourceExt;
+
+/// The definitions of BackupJob and BackupRun, as they are installed. An error would be a fault of our own schema.
+pub fn definitions() -> Result<[CustomResourceDefinition; 2], serde_json::Error> {
+    Ok([
+        schema::finish(
+            backup_job::BackupJob::crd(),
+            "A BackupJob says what to back up, how, where to and when.",
+            &[(
+                "self.metadata.name.size() <= 49",
+                "metadata.name must have at most 49 characters, so that a run's name is still a label value",
+            )],
+        )?,
+        schema::finish(
+            backup_run::BackupRun::crd(),
+            "A BackupRun is one run of a BackupJob: made by the operator when it is due, or by hand to run it now.",
+            &[(
+                "self.metadata.name.size() <= 63",
+                "metadata.name must have at most 63 characters, so that it is a label value",
+            )],
+        )?,
+    ])
+}
+
 /// Group of the custom resources.
 pub const GROUP: &str = "backup.javy.dev";
 /// Label on everything that belongs to a BackupJob: its name.

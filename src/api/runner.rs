@@ -1,6 +1,6 @@
 //! **P** The pod that is spawned next to the data: `spec.runner`.
 
-use super::schema::{Quantity, any_object, words};
+use super::schema::{Quantity, any_object, texts, words};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -29,7 +29,7 @@ pub struct RunnerSpec {
     pub resources: Option<Resources>,
     /// Labels that the runner's node must have. Default: none. Example: `{disk: ssd}`.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    #[schemars(extend("maxProperties" = 32), inner(length(max = 63)))]
+    #[schemars(schema_with = "texts::<63>")]
     pub node_selector: BTreeMap<String, String>,
     /// Affinity of the runner, as in a pod (`kubectl explain pod.spec.affinity`). Default: none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -46,11 +46,11 @@ pub struct RunnerSpec {
     pub security_context: Option<Value>,
     /// Labels of the runner's pod. Default: none but the operator's own.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    #[schemars(extend("maxProperties" = 32), inner(length(max = 63)))]
+    #[schemars(schema_with = "texts::<63>")]
     pub labels: BTreeMap<String, String>,
     /// Annotations of the runner's pod. Default: the ones that switch service-mesh injection off.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    #[schemars(extend("maxProperties" = 32), inner(length(max = 4096)))]
+    #[schemars(schema_with = "texts::<4096>")]
     pub annotations: BTreeMap<String, String>,
     /// Names of Secrets with credentials for the image's registry. Default: none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

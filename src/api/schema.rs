@@ -4,8 +4,10 @@
 //! watch for all of them. So a word that this version does not know is kept ([`words`]' `Unknown`), and is refused later
 //! with a message, by [`crate::validate`].
 
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 use std::borrow::Cow;
 use std::fmt;
 
@@ -122,7 +124,6 @@ impl JsonSchema for Quantity {
         // The form in which Kubernetes' own types write a quantity; without signs, since no size of ours is negative.
         json_schema!({
             "x-kubernetes-int-or-string": true,
-            "anyOf": [{ "type": "integer" }, { "type": "string" }],
             "pattern": r"^([0-9]+(\.[0-9]*)?|\.[0-9]+)(([KMGTPE]i)|[mkMGTPE]|([eE][0-9]{1,2}))?$",
             "maxLength": 32,
         })
@@ -141,7 +142,7 @@ pub fn conditions(_: &mut SchemaGenerator) -> Schema {
             "description": "One aspect of the object's state.",
             "required": ["type", "status", "lastTransitionTime", "reason", "message"],
             "properties": {
-                "type": { "type": "string", "maxLength": 316, "description": "Which aspect: `Ready`, `Healthy`, …" },
+                "type": { "type": "string", "maxLength": 316, "description": "Which aspect, for example `Ready`." },
                 "status": { "type": "string", "enum": ["True", "False", "Unknown"], "description": "Whether it holds." },
                 "observedGeneration": { "type": "integer", "format": "int64", "minimum": 0, "description": "`metadata.generation` that this was derived from." },
                 "lastTransitionTime": { "type": "string", "format": "date-time", "description": "When `status` last changed." },
@@ -157,11 +158,88 @@ pub fn any_object(_: &mut SchemaGenerator) -> Schema {
     json_schema!({ "type": "object", "x-kubernetes-preserve-unknown-fields": true })
 }
 
+/// Schema of a map of at most 32 strings, each of at most `LONGEST` characters.
+pub fn texts<const LONGEST: u32>(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "type": "object",
+        "maxProperties": 32,
+        "additionalProperties": { "type": "string", "maxLength": LONGEST },
+    })
+}
+
+/// The value of `x-kubernetes-validations`: CEL rules, each with what to tell the user.
+pub fn rules(rules: &[(&str, &str)]) -> Value {
+    rules.iter().map(|(rule, message)| json!({ "rule": rule, "message": message })).collect()
+}
+
+/// The value of `x-kubernetes-validations` for an absolute path: without `..`, so that it means what it says.
+pub fn path_rules() -> Value {
+    rules(&[
+        ("self.startsWith('/')", "must be an absolute path: begin with /"),
+        (r"!self.matches('(^|/)[.][.](/|$)')", "must not have a segment .."),
+    ])
+}
+
+/// The value of `x-kubernetes-validations` for a schedule.
+pub fn schedule_rules() -> Value {
+    rules(&[("!self.contains('TZ=')", "the time zone is set in timeZone, not in the schedule")])
+}
+
+/// The definition as it is installed: rules for the whole object and its description added, and the generated schema put
+/// into the form in which Kubernetes and `kubectl explain` want it.
+///
+/// * `null` is not a value: a field is absent or holds something, so that `has()` in a rule means what it says.
+/// * No defaults: what was not written is not stored, so that nobody's server-side apply differs from it. The operator
+///   knows the defaults ([`crate::validate`]), and the descriptions say them.
+/// * A description is one paragraph; `kubectl explain` breaks the lines.
+/// * Formats that Kubernetes does not know are left out.
+pub fn finish(
+    definition: CustomResourceDefinition,
+    description: &str,
+    root_rules: &[(&str, &str)],
+) -> Result<CustomResourceDefinition, serde_json::Error> {
+    let mut value = serde_json::to_value(definition)?;
+    if let Some(versions) = value["spec"]["versions"].as_array_mut() {
+        for version in versions {
+            let schema = &mut version["schema"]["openAPIV3Schema"];
+            tidy(schema);
+            schema["description"] = description.into();
+            schema["x-kubernetes-validations"] = rules(root_rules);
+        }
+    }
+    serde_json::from_value(value)
+}
+
+/// One schema, and every schema in it.
+fn tidy(schema: &mut Value) {
+    let Some(object) = schema.as_object_mut() else { return };
+    object.remove("nullable");
+    object.remove("default");
+    if object.get("format").and_then(Value::as_str).is_some_and(|format| format.starts_with("uint")) {
+        object.remove("format");
+    }
+    if let Some(words) = object.get_mut("enum").and_then(Value::as_array_mut) {
+        words.retain(|word| !word.is_null());
+    }
+    if let Some(text) = object.get_mut("description")
+        && let Some(old) = text.as_str()
+    {
+        *text = old.split('\n').collect::<Vec<_>>().join(" ").into();
+    }
+    if let Some(properties) = object.get_mut("properties").and_then(Value::as_object_mut) {
+        properties.values_mut().for_each(tidy);
+    }
+    for inner in ["items", "additionalProperties"] {
+        if let Some(schema) = object.get_mut(inner) {
+            tidy(schema);
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::backup_job::{BackupJob, TargetKind};
-    use kube::CustomResourceExt;
+    use crate::api::backup_job::TargetKind;
 
     #[test]
     fn an_unknown_word_is_kept_and_an_alias_is_read() {
@@ -176,10 +254,5 @@ mod tests {
         let quantity = |text: &str| serde_json::from_str::<Quantity>(text).expect("a quantity").0;
         assert_eq!(quantity("1024"), "1024");
         assert_eq!(quantity("\"10Mi\""), "10Mi");
-    }
-
-    #[test]
-    fn the_schema_can_be_made() {
-        assert_eq!(BackupJob::crd().spec.names.plural, "backupjobs");
     }
 }

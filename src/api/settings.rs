@@ -1,7 +1,7 @@
 //! **P** The smaller parts of a BackupJob's spec: retry, retention, guard, compression, encryption, verification,
 //! notification.
 
-use super::schema::{Quantity, words};
+use super::schema::{Quantity, rules, schedule_rules, words};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -51,9 +51,15 @@ pub struct RetrySpec {
     pub backoff_seconds: Option<u32>,
 }
 
+const RETENTION_RULES: &[(&str, &str)] = &[(
+    "has(self.keepWithin) || (has(self.keepLast) && self.keepLast > 0) || (has(self.keepHourly) && self.keepHourly > 0) || (has(self.keepDaily) && self.keepDaily > 0) || (has(self.keepWeekly) && self.keepWeekly > 0) || (has(self.keepMonthly) && self.keepMonthly > 0) || (has(self.keepYearly) && self.keepYearly > 0)",
+    "a retention that keeps nothing would delete every backup: set at least one keep rule, or leave retention out to keep everything",
+)];
+
 /// Which backups stay. A backup stays if any of the rules keeps it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
+#[schemars(extend("x-kubernetes-validations" = rules(RETENTION_RULES)))]
 pub struct RetentionSpec {
     /// How many of the latest backups stay. Default: 0, this rule keeps none. Example: 7.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -125,9 +131,15 @@ pub struct CompressionSpec {
     pub level: Option<i32>,
 }
 
+const ENCRYPTION_RULES: &[(&str, &str)] = &[(
+    "has(self.recipients) && size(self.recipients) > 0",
+    "recipients is needed; leave encryption out for archives that are not encrypted",
+)];
+
 /// Encryption of archives, with age.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
+#[schemars(extend("x-kubernetes-validations" = rules(ENCRYPTION_RULES)))]
 pub struct EncryptionSpec {
     /// age public keys; the holder of any of their private keys can read the archive. Default: none, no encryption.
     /// Example: `["age1ql3z7hjy54pw3hyww5ayyfg7zqgvc7w3j2elw8zmrj2kg5sfn9aqmcac8p"]`.
@@ -157,7 +169,7 @@ words! {
 pub struct VerifySpec {
     /// When: a schedule as in `spec.schedule`. Default: never. Example: `0 6 * * 0`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 256))]
+    #[schemars(length(min = 1, max = 256), extend("x-kubernetes-validations" = schedule_rules()))]
     pub schedule: Option<String>,
     /// How deep: `Manifest` (manifests and sizes) or `Data` (everything is read back and its digests are checked).
     /// Default: `Manifest`.

@@ -1,6 +1,6 @@
 //! **P** How a target is read: `spec.strategy`.
 
-use super::schema::words;
+use super::schema::{path_rules, rules, words};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -53,9 +53,24 @@ words! {
     }
 }
 
+const STRATEGY_RULES: &[(&str, &str)] = &[
+    ("!(self.type in ['dump', 'custom']) || has(self.command)", "command is needed with type dump and custom"),
+    ("self.type in ['dump', 'custom'] || !has(self.command)", "command belongs to type dump and custom"),
+    (
+        "self.type == 'dump' || ((!has(self.output) || self.output == 'Auto') && !has(self.directory) && (!has(self.allowUncheckedPipes) || !self.allowUncheckedPipes))",
+        "output, directory and allowUncheckedPipes belong to type dump",
+    ),
+    ("self.type == 'custom' || !has(self.image)", "image belongs to type custom"),
+    (
+        "self.type == 'copy' || ((!has(self.via) || self.via == 'Auto') && (!has(self.onChange) || self.onChange == 'Warn'))",
+        "via and onChange belong to type copy",
+    ),
+];
+
 /// How a target is read.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
+#[schemars(extend("x-kubernetes-validations" = rules(STRATEGY_RULES)))]
 pub struct StrategySpec {
     /// `dump` (a command in the target's container writes the backup), `copy` (a tar of `target.path`), `snapshot` (a CSI
     /// snapshot of the volume behind it) or `custom` (a command in a pod of `image`).
@@ -74,7 +89,7 @@ pub struct StrategySpec {
     /// For a dump with `output: Directory`: absolute path of the directory that the command fills. It must be absent or
     /// empty before, and is emptied afterwards. Default: `/backup`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 2, max = 1024))]
+    #[schemars(length(min = 2, max = 1024), extend("x-kubernetes-validations" = path_rules()))]
     pub directory: Option<String>,
     /// For `custom`: image of the pod that runs `command`. Default: none, the command runs in the target's container.
     /// Example: `registry.example.com/my-dump:1`.

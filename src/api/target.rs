@@ -1,6 +1,6 @@
 //! **P** What is backed up: `spec.target`.
 
-use super::schema::words;
+use super::schema::{path_rules, rules, texts, words};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -33,9 +33,18 @@ words! {
     }
 }
 
+const TARGET_RULES: &[(&str, &str)] = &[
+    ("!(self.kind in ['PersistentVolumeClaim', 'PVC']) || !has(self.container)", "container: a claim has no container"),
+    (
+        "!(self.kind in ['PersistentVolumeClaim', 'PVC', 'Pod']) || (!has(self.podSelector) && (!has(self.pods) || self.pods == 'First'))",
+        "pods and podSelector choose among a workload's pods; a Pod or a claim has none to choose from",
+    ),
+];
+
 /// What is backed up.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
+#[schemars(extend("x-kubernetes-validations" = rules(TARGET_RULES)))]
 pub struct TargetSpec {
     /// Kind of what is backed up. `PVC` is the same as `PersistentVolumeClaim`. Example: `StatefulSet`.
     pub kind: TargetKind,
@@ -51,7 +60,7 @@ pub struct TargetSpec {
     /// for `copy` and `snapshot` of a workload; a dump's command gets it as `UBO_TARGET_PATH`.
     /// Example: `/var/lib/postgresql/data`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 1024))]
+    #[schemars(length(min = 1, max = 1024), extend("x-kubernetes-validations" = path_rules()))]
     pub path: Option<String>,
     /// Name of the container. Default: the one that annotation `kubectl.kubernetes.io/default-container` of the pod
     /// names, else the first. Example: `postgres`.
@@ -87,7 +96,7 @@ pub struct TargetSpec {
 pub struct PodSelector {
     /// Labels that a pod must have, with their values. Example: `{role: replica}`.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    #[schemars(extend("maxProperties" = 32), inner(length(max = 63)))]
+    #[schemars(schema_with = "texts::<63>")]
     pub match_labels: BTreeMap<String, String>,
     /// Rules on labels. Default: none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

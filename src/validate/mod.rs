@@ -1,11 +1,44 @@
 //! **P** BackupJob to [`ValidatedJob`]: parse once, all errors at once, each with its field path.
+//!
+//! `read` takes the document apart, every struct without `..`, so that a new field cannot be forgotten; `later` names
+//! what is not implemented; `problems` collects; `options`, `dump_form` and `quantity` read the little languages. What
+//! the schema's CEL rules say is said here again: an object may be older than the schema, and the command line has none.
 
+use crate::api::backup_job::BackupJob;
 use crate::api::names::{JobRef, Namespace, ObjectKey, Uid};
 use crate::destination::address::Address;
 use crate::schedule::cron::Schedule;
 use chrono::{DateTime, Utc};
 use std::collections::BTreeMap;
 use std::time::Duration;
+
+mod dump_form;
+mod later;
+mod options;
+mod problems;
+mod quantity;
+mod read;
+#[cfg(test)]
+mod tests;
+
+pub use dump_form::dump_form;
+pub use problems::Invalid;
+pub use quantity::bytes as quantity_in_bytes;
+
+/// Default of `strategy.directory`.
+pub const DEFAULT_DIRECTORY: &str = "/backup";
+/// Default of `serviceAccountName`.
+pub const DEFAULT_SERVICE_ACCOUNT: &str = "backup-runner";
+/// Options that an s3 destination honours.
+pub const S3_OPTIONS: [&str; 4] = ["endpoint", "region", "caBundle", "storageClass"];
+
+/// Reads a BackupJob. Either everything in it holds and is implemented, or the error names every field that is wrong or
+/// not implemented.
+///
+/// The object must come from an API server: with namespace, UID and creation time.
+pub fn validate(job: &BackupJob) -> Result<ValidatedJob, Invalid> {
+    read::job(job)
+}
 
 /// Workloads that a dump can run in, in this version.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
