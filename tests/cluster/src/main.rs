@@ -1,3 +1,115 @@
-//! The rig.
+//! **W** `cargo rig`: the test cluster, the demo and the run of all tests, from one command.
 
-fn main() {}
+#![allow(
+    unreachable_pub,
+    reason = "nothing of a binary is reachable from outside; `pub` says that other modules use it"
+)]
+
+mod cgroup;
+mod command;
+mod debian;
+mod down;
+mod go;
+mod image;
+mod images;
+mod mounts;
+mod netns;
+mod operator_image;
+mod packages;
+mod parts;
+mod pki;
+mod place;
+mod process;
+mod report;
+mod status;
+mod up;
+mod wait;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+use place::Place;
+use report::Report;
+use std::process::ExitCode;
+
+/// A real Kubernetes on this machine, in a network namespace of its own: for the tests and the demo.
+#[derive(Parser)]
+#[command(name = "cargo rig", bin_name = "cargo rig", version)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Build what is missing and bring the cluster up; what runs already is left alone
+    Up {
+        /// Leave the operator's own image out (when it does not build yet)
+        #[arg(long)]
+        no_operator: bool,
+    },
+    /// End exactly what `up` started, and remove what it made
+    Down,
+    /// Show each part, and whether it lives
+    Status,
+    /// Print `export` lines: eval "$(cargo rig env)"
+    Env,
+    /// Run kubectl inside the cluster's network
+    #[command(disable_help_flag = true)]
+    Kubectl {
+        /// What kubectl is given
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
+    /// Run any command inside the cluster's network, with the variables of `env`
+    Exec {
+        /// The command and its arguments
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true, required = true)]
+        arguments: Vec<String>,
+    },
+    /// Build the operator's image anew and import it where the cluster runs
+    Image {
+        /// Build with the release profile (minutes)
+        #[arg(long)]
+        release: bool,
+    },
+}
+
+fn main() -> ExitCode {
+    match run(Arguments::parse().command) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("\nerror: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> Result<ExitCode> {
+    let place = Place::here()?;
+    let report = Report::new();
+    match command {
+        Command::Up { no_operator } => {
+            up::up(&place, &report, !no_operator)?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Down => {
+            down::down(&place, &report)?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Status => status::print(&place),
+        Command::Env => {
+            print!("{}", status::exports(&place)?);
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Kubectl { arguments } => {
+            let mut line = vec![place.kubectl().display().to_string()];
+            line.extend(arguments);
+            status::inside(&place, &line)
+        }
+        Command::Exec { arguments } => status::inside(&place, &arguments),
+        Command::Image { release } => {
+            operator_image::refresh(&place, &report, release)?;
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}

@@ -1,0 +1,3 @@
+module ubo.test/pause
+
+go 1.25

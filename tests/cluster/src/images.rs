@@ -1,0 +1,104 @@
+//! **A** The images that tests use, made without a registry and imported into containerd.
+
+use crate::command::{logged, output};
+use crate::debian;
+use crate::go;
+use crate::image::{Config, Root, pack};
+use crate::place::{Place, hex};
+use crate::report::Report;
+use anyhow::{Context, Result, anyhow};
+use sha2::{Digest, Sha256};
+use std::fs;
+use std::io::Cursor;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::thread;
+
+/// How images are packed is part of what they are made from: another number when this file or `image.rs` changes them.
+const PACKING: &str = "1";
+const BUSYBOX: &str = "/usr/bin/busybox";
+const PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// The archives of all images but the operator's own, made side by side where the cache does not have them.
+pub fn archives(place: &Place, report: &Report) -> Result<Vec<PathBuf>> {
+    thread::scope(|scope| {
+        let postgres = scope.spawn(|| {
+            cached(place, "postgres", debian::RECIPE.as_bytes(), |path| {
+                report.step("the PostgreSQL image, by debootstrap (about a minute)", || debian::postgres(place, path))
+            })
+        });
+        let pause = pause(place, report)?;
+        let mut archives = vec![pause];
+        archives.extend(busybox(place)?);
+        archives.push(postgres.join().map_err(|_| anyhow!("the making of the PostgreSQL image panicked"))??);
+        Ok(archives)
+    })
+}
+
+/// Nothing but the program that holds a pod's namespaces: also the image without a shell.
+fn pause(place: &Place, report: &Report) -> Result<PathBuf> {
+    let program = fs::read(go::build(place, report, &go::PAUSE)?)?;
+    cached(place, "pause", &program, |path| {
+        let mut root = Root::new()?;
+        root.file("pause", 0o755, &program)?;
+        let config = Config { name: "localhost/pause:1", entry: &["/pause"], variables: &[] };
+        pack(&config, &mut Cursor::new(root.finish()?), path)
+    })
+}
+
+/// busybox with all its applets, and once more without `tar`.
+fn busybox(place: &Place) -> Result<Vec<PathBuf>> {
+    let program = fs::read(BUSYBOX).with_context(|| format!("cannot read {BUSYBOX}"))?;
+    let applets = output(Command::new(BUSYBOX).arg("--list"))?;
+    let make = |file: &str, name: &str, without: &str| {
+        cached(place, file, &program, |path| {
+            let mut root = Root::new()?;
+            root.file("bin/busybox", 0o755, &program)?;
+            for applet in applets.lines().filter(|applet| *applet != "busybox" && *applet != without) {
+                root.link(&format!("bin/{applet}"), "busybox")?;
+            }
+            let config = Config { name, entry: &["/bin/sh"], variables: &[PATH] };
+            pack(&config, &mut Cursor::new(root.finish()?), path)
+        })
+    };
+    Ok(vec![make("busybox", "localhost/busybox:1", "")?, make("busybox-no-tar", "localhost/busybox:no-tar", "tar")?])
+}
+
+/// The archive `<cache>/<hash of what it is made from>/<name>.tar`, made if absent.
+fn cached(place: &Place, name: &str, from: &[u8], make: impl FnOnce(&Path) -> Result<()>) -> Result<PathBuf> {
+    let mut hash = Sha256::new();
+    hash.update(PACKING);
+    hash.update(from);
+    let folder = place.cache.join(&hex(&hash.finalize())[..16]);
+    let path = folder.join(format!("{name}.tar"));
+    if !path.exists() {
+        fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
+        make(&path)?;
+    }
+    Ok(path)
+}
+
+/// Imports an archive, unless containerd has it already from an earlier `up`.
+pub fn import(place: &Place, archive: &Path) -> Result<()> {
+    let name = archive.file_stem().unwrap_or_default().to_string_lossy();
+    let mark = place.folder("imported")?.join(&*name);
+    let which = archive.display().to_string();
+    if fs::read_to_string(&mark).is_ok_and(|imported| imported == which) {
+        return Ok(());
+    }
+    ctr_import(place, archive)?;
+    fs::write(&mark, which).context("cannot note an image as imported")
+}
+
+/// Imports an archive under the names that stand in it, over what had them before.
+pub fn ctr_import(place: &Place, archive: &Path) -> Result<()> {
+    let name = archive.file_stem().unwrap_or_default().to_string_lossy();
+    logged(
+        Command::new("ctr")
+            .arg("--address")
+            .arg(place.containerd_socket())
+            .args(["--namespace", "k8s.io", "images", "import"])
+            .arg(archive),
+        &place.log(&format!("import-{name}"))?,
+    )
+}
