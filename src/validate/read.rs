@@ -209,18 +209,22 @@ fn within<T: PartialOrd + fmt::Display + Copy>(
     value
 }
 
-/// A name as most objects of Kubernetes have it: a DNS subdomain of at most 253 characters.
+/// A name as most objects of Kubernetes have it.
 pub(super) fn object_name(path: impl fmt::Display, name: &str, problems: &mut Problems) {
+    if !is_object_name(name) {
+        problems.invalid(path, "not a name; lower-case letters, digits, `-` and `.`, at most 253 of them");
+    }
+}
+
+/// Whether `name` is a DNS subdomain of at most 253 characters, as most names of Kubernetes are.
+pub fn is_object_name(name: &str) -> bool {
     let letter = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
-    let good = (1..=253).contains(&name.len())
+    (1..=253).contains(&name.len())
         && name.split('.').all(|label| {
             label.bytes().all(|b| letter(b) || b == b'-')
                 && label.bytes().next().is_some_and(letter)
                 && label.bytes().next_back().is_some_and(letter)
-        });
-    if !good {
-        problems.invalid(path, "not a name; lower-case letters, digits, `-` and `.`, at most 253 of them");
-    }
+        })
 }
 
 /// An absolute path, without slashes at its end; `/` itself stays.
