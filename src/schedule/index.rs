@@ -17,7 +17,7 @@
 use super::cron::Schedule;
 use crate::api::names::{JobRef, Uid};
 use chrono::{DateTime, Utc};
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 #[cfg(test)]
 mod tests;
@@ -199,11 +199,6 @@ impl Index {
     pub fn next_run(&self, job: &JobRef) -> Option<DateTime<Utc>> {
         let slot = self.slots.get(job)?;
         slot.waiting.map(|waiting| waiting.tick).or(slot.next)
-    }
-
-    /// `next_run` of every job that has one, for the metrics.
-    pub fn next_runs(&self) -> BTreeMap<JobRef, DateTime<Utc>> {
-        self.slots.keys().filter_map(|job| Some((job.clone(), self.next_run(job)?))).collect()
     }
 
     /// How many jobs there are.

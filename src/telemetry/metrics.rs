@@ -8,16 +8,16 @@
 //! What can be asked when somebody looks is asked then ([`Metrics::at_scrape`]), instead of being kept up to date.
 
 use super::readiness::{Gate, Readiness};
+use crate::api::backup_job::BackupJobStatus;
 use crate::api::names::JobRef;
 use crate::error::Reason;
 use crate::run::Phase;
-use chrono::{DateTime, Utc};
 use prometheus::core::Collector;
 use prometheus::{
     Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
     TextEncoder,
 };
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -191,25 +191,10 @@ const RUN_BUCKETS: &[f64] =
 const DELAY_BUCKETS: &[f64] = &[0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 600.0];
 
 /// What is asked at a scrape.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Scraped {
-    /// The next run of every job that has one.
-    pub next_runs: BTreeMap<JobRef, DateTime<Utc>>,
     /// Runs that wait for their turn.
     pub queued: usize,
-}
-
-/// What the metrics show of a job, out of its status.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct JobFacts {
-    /// The condition Ready is True.
-    pub ready: bool,
-    /// `lastRunTime`.
-    pub last_run: Option<DateTime<Utc>>,
-    /// `lastSuccessTime`.
-    pub last_success: Option<DateTime<Utc>>,
-    /// `consecutiveFailures`.
-    pub consecutive_failures: u32,
 }
 
 /// Which series a job has besides the fixed ones. Shared with its runs in flight, so that they learn that it is gone.
@@ -370,15 +355,10 @@ impl Metrics {
 
     /// Everything, in the text format of Prometheus (`text/plain; version=0.0.4`).
     pub fn render(&self, readiness: &Readiness) -> Result<String, prometheus::Error> {
-        // Held to the end, so that two scrapes do not see each other's half-filled gauges.
         let at_scrape = self.at_scrape.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(ask) = at_scrape.as_ref() {
-            let Scraped { next_runs, queued } = ask();
+            let Scraped { queued } = ask();
             self.runs_queued.set(i64::try_from(queued).unwrap_or(i64::MAX));
-            self.job_next_run.reset();
-            for (job, at) in next_runs {
-                self.job_next_run.with_label_values(&job_labels(&job)).set(at.timestamp());
-            }
         }
         for (gate, why) in readiness.states() {
             self.ready.with_label_values(&[gate.as_str()]).set(i64::from(why.is_none()));
@@ -402,17 +382,21 @@ impl Metrics {
     }
 
     /// Shows what a job's status says: at every change, and for each job after a start.
-    pub fn job_seen(&self, job: &JobRef, facts: &JobFacts) {
-        let JobFacts { ready, last_run, last_success, consecutive_failures } = *facts;
+    pub fn job_seen(&self, job: &JobRef, status: &BackupJobStatus) {
         let labels = job_labels(job);
         // Known from now on, so that `job_removed` finds it.
         let _known = self.series(job);
+        let ready = status.conditions.iter().any(|c| c.type_ == "Ready" && c.status == "True");
         self.job_ready.with_label_values(&labels).set(i64::from(ready));
-        self.job_consecutive_failures.with_label_values(&labels).set(i64::from(consecutive_failures));
-        for (gauge, time) in [(&self.job_last_run, last_run), (&self.job_last_success, last_success)] {
+        self.job_consecutive_failures.with_label_values(&labels).set(status.consecutive_failures.unwrap_or(0));
+        for (gauge, time) in [
+            (&self.job_last_run, &status.last_run_time),
+            (&self.job_last_success, &status.last_success_time),
+            (&self.job_next_run, &status.next_run_time),
+        ] {
             match time {
-                Some(time) => gauge.with_label_values(&labels).set(time.timestamp()),
-                // A status that was taken away; a series that is not there is fine.
+                Some(time) => gauge.with_label_values(&labels).set(time.0.as_second()),
+                // Suspended, or a status that was taken away; a series that is not there is fine.
                 None => drop(gauge.remove_label_values(&labels)),
             }
         }
@@ -434,11 +418,15 @@ impl Metrics {
         for counter in [&self.read_bytes, &self.stored_bytes] {
             drop(counter.remove_label_values(&labels));
         }
-        let gauges = [&self.job_ready, &self.job_last_run, &self.job_last_success, &self.job_consecutive_failures];
-        for gauge in gauges {
+        for gauge in [
+            &self.job_ready,
+            &self.job_last_run,
+            &self.job_last_success,
+            &self.job_consecutive_failures,
+            &self.job_next_run,
+        ] {
             drop(gauge.remove_label_values(&labels));
         }
-        drop(self.job_next_run.remove_label_values(&labels));
     }
 
     /// A tick became a run, so long after its time.

@@ -22,14 +22,10 @@ macro_rules! gates {
 }
 
 gates! {
-    /// The API server answers, and is new enough.
+    /// The API server answers, and the watches of BackupJobs and BackupRuns have given their first full lists.
     Cluster = "cluster",
     /// The admission policies and their bindings are as `ubo install` prints them.
     AdmissionPolicies = "admission-policies",
-    /// The watch of BackupJobs has given its first full list.
-    BackupJobs = "backup-jobs",
-    /// The watch of BackupRuns has given its first full list, and what a dead process left open was closed.
-    BackupRuns = "backup-runs",
 }
 
 /// The gates. All are closed in the beginning.

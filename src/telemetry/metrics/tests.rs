@@ -1,6 +1,7 @@
 //! **P** The registry against its own list, and the life of a job's series.
 
 use super::*;
+use serde_json::json;
 use std::collections::BTreeMap;
 
 fn job(name: &str) -> JobRef {
@@ -15,13 +16,26 @@ fn has(metrics: &Metrics, line: &str) -> bool {
     text(metrics).lines().any(|found| found == line)
 }
 
+/// A status with everything that is shown, as the API server has it.
+fn status() -> BackupJobStatus {
+    let ready = json!({
+        "type": "Ready", "status": "True", "reason": "Valid", "message": "", "lastTransitionTime": "2026-01-01T00:00:00Z",
+    });
+    serde_json::from_value(json!({
+        "conditions": [ready],
+        "lastRunTime": "2026-01-01T00:00:00Z",
+        "lastSuccessTime": "2025-12-31T00:00:00Z",
+        "nextRunTime": "2026-01-02T00:00:00Z",
+        "consecutiveFailures": 2,
+    }))
+    .unwrap()
+}
+
 /// A registry in which everything has happened once.
 fn busy() -> Arc<Metrics> {
     let metrics = Arc::new(Metrics::new().unwrap());
-    let now: DateTime<Utc> = "2026-01-01T00:00:00Z".parse().unwrap();
-    metrics.at_scrape(move || Scraped { next_runs: BTreeMap::from([(job("pg"), now)]), queued: 3 });
-    let facts = JobFacts { ready: true, last_run: Some(now), last_success: Some(now), consecutive_failures: 2 };
-    metrics.job_seen(&job("pg"), &facts);
+    metrics.at_scrape(|| Scraped { queued: 3 });
+    metrics.job_seen(&job("pg"), &status());
     let run = metrics.run_started(&job("pg"));
     run.moved(10, 4);
     run.ended(Phase::Succeeded, None, Duration::from_secs(7));
@@ -77,9 +91,10 @@ fn values_arrive_where_they_belong() {
         "ubo_exec_streams_cut_total 1",
         r#"ubo_read_bytes_total{job="pg",namespace="default"} 10"#,
         r#"ubo_stored_bytes_total{job="pg",namespace="default"} 4"#,
-        r#"ubo_job_last_success_timestamp_seconds{job="pg",namespace="default"} 1767225600"#,
+        r#"ubo_job_last_success_timestamp_seconds{job="pg",namespace="default"} 1767139200"#,
+        r#"ubo_job_last_run_timestamp_seconds{job="pg",namespace="default"} 1767225600"#,
         r#"ubo_job_consecutive_failures{job="pg",namespace="default"} 2"#,
-        r#"ubo_job_next_run_timestamp_seconds{job="pg",namespace="default"} 1767225600"#,
+        r#"ubo_job_next_run_timestamp_seconds{job="pg",namespace="default"} 1767312000"#,
         r#"ubo_job_ready{job="pg",namespace="default"} 1"#,
         r#"ubo_run_duration_seconds_bucket{phase="Succeeded",le="15"} 1"#,
         r#"ubo_ticks_skipped_total{reason="Superseded"} 3"#,
@@ -98,7 +113,9 @@ fn an_open_gate_is_shown() {
     let readiness = Readiness::new();
     readiness.open(Gate::Cluster);
     let text = metrics.render(&readiness).unwrap();
-    assert!(text.contains("ubo_ready{gate=\"cluster\"} 1\n") && text.contains("ubo_ready{gate=\"backup-jobs\"} 0\n"));
+    assert!(
+        text.contains("ubo_ready{gate=\"cluster\"} 1\n") && text.contains("ubo_ready{gate=\"admission-policies\"} 0\n")
+    );
 }
 
 #[test]
@@ -117,9 +134,8 @@ fn a_run_that_is_dropped_is_counted_as_cancelled() {
 #[test]
 fn a_job_that_goes_takes_all_its_series_along() {
     let metrics = busy();
-    metrics.job_seen(&job("other"), &JobFacts::default());
+    metrics.job_seen(&job("other"), &BackupJobStatus::default());
     let late = metrics.run_started(&job("pg"));
-    metrics.at_scrape(Scraped::default);
     metrics.job_removed(&job("pg"));
     late.moved(1, 1);
     late.ended(Phase::Cancelled, Some(Reason::Deleted), Duration::from_secs(1));
@@ -135,7 +151,13 @@ fn a_job_that_goes_takes_all_its_series_along() {
 #[test]
 fn a_job_that_has_never_run_shows_no_time() {
     let metrics = Metrics::new().unwrap();
-    metrics.job_seen(&job("pg"), &JobFacts::default());
-    assert!(!text(&metrics).contains("ubo_job_last_run_timestamp_seconds{"));
+    metrics.job_seen(&job("pg"), &BackupJobStatus::default());
+    assert!(!text(&metrics).contains("_timestamp_seconds{"));
+    // Suspended: the time that was shown goes.
+    metrics.job_seen(&job("pg"), &status());
+    metrics.job_seen(&job("pg"), &BackupJobStatus { next_run_time: None, ..status() });
+    assert!(text(&metrics).contains("ubo_job_last_run_timestamp_seconds{"));
+    assert!(!text(&metrics).contains("ubo_job_next_run_timestamp_seconds{"));
+    metrics.job_seen(&job("pg"), &BackupJobStatus::default());
     assert!(has(&metrics, r#"ubo_job_ready{job="pg",namespace="default"} 0"#));
 }
