@@ -74,6 +74,17 @@ fn a_tick_that_could_not_be_claimed_makes_room_for_the_next() {
 }
 
 #[test]
+fn late_news_of_an_older_tick_makes_no_newer_one_due_again() {
+    let mut index = Index::new();
+    index.apply(job("a"), entry("* * * * *", "2026-01-01T00:00:00Z"));
+    assert_eq!(due(&mut index, "2026-01-01T00:05:00Z").len(), 1);
+    index.handled(&job("a"), at("2026-01-01T00:05:00Z"));
+    index.handled(&job("a"), at("2026-01-01T00:02:00Z"));
+    assert_eq!(due(&mut index, "2026-01-01T00:05:30Z"), []);
+    assert_eq!(index.next_wakeup(), Some(at("2026-01-01T00:06:00Z")));
+}
+
+#[test]
 fn what_lies_before_the_anchor_was_not_missed() {
     let mut index = Index::new();
     index.apply(job("a"), entry("0 2 * * *", "2026-01-03T12:00:00Z"));
