@@ -1,1 +1,137 @@
 //! **P** Count, digest and compress into independent frames.
+//!
+//! [`Encoder::push`] fills a block; a full one goes to one of two blocking threads, and its frame comes back in order.
+//! Memory is bounded by construction (see [`super`]): a third block waits until the first one's frame is out.
+
+use super::seek_table::{FrameSize, SeekTable};
+use super::{Measure, Tally};
+use crate::error::{Failure, Reason};
+use bytes::Bytes;
+use std::collections::VecDeque;
+use tokio::task::JoinHandle;
+use zstd::bulk::Compressor;
+
+/// Raw bytes in a frame; the reasons are in [`super`].
+pub const FRAME_SIZE: usize = 2 * 1024 * 1024;
+/// Frames that are compressed at the same time. More threads than two would outrun every destination that we measured.
+pub const WORKERS: usize = 2;
+
+/// What an archive turned out to be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Encoded {
+    /// What went in.
+    pub raw: Measure,
+    /// What came out.
+    pub stored: Measure,
+}
+
+/// A block that has been compressed, and what can be used again.
+struct Done {
+    frame: Vec<u8>,
+    block: Vec<u8>,
+    compressor: Compressor<'static>,
+}
+
+/// Raw bytes in, frames out.
+pub struct Encoder {
+    level: i32,
+    block: Vec<u8>,
+    at_work: VecDeque<JoinHandle<Result<Done, Failure>>>,
+    idle: Vec<(Compressor<'static>, Vec<u8>)>,
+    table: SeekTable,
+    raw: Tally,
+    stored: Tally,
+}
+
+impl Encoder {
+    /// An encoder for this zstd level. The level is not checked here; zstd cuts it to what it has.
+    pub fn new(level: i32) -> Self {
+        Self {
+            level,
+            block: Vec::with_capacity(FRAME_SIZE),
+            at_work: VecDeque::with_capacity(WORKERS),
+            idle: Vec::with_capacity(WORKERS),
+            table: SeekTable::default(),
+            raw: Tally::default(),
+            stored: Tally::default(),
+        }
+    }
+
+    /// Raw bytes so far.
+    pub const fn raw_size(&self) -> u64 {
+        self.raw.size()
+    }
+
+    /// Takes raw bytes in and gives the frames that are ready, in order. Waits while both threads are busy. An encoder
+    /// whose future was dropped must not be used again.
+    pub async fn push(&mut self, mut bytes: &[u8]) -> Result<Vec<Bytes>, Failure> {
+        self.raw.add(bytes);
+        let mut frames = Vec::new();
+        while !bytes.is_empty() {
+            let take = bytes.len().min(FRAME_SIZE - self.block.len());
+            self.block.extend_from_slice(&bytes[..take]);
+            bytes = &bytes[take..];
+            if self.block.len() == FRAME_SIZE {
+                frames.extend(self.send_block().await?);
+            }
+        }
+        Ok(frames)
+    }
+
+    /// The last frames and the seek table, and what the whole turned out to be.
+    pub async fn finish(mut self) -> Result<(Vec<Bytes>, Encoded), Failure> {
+        let mut frames = Vec::new();
+        if !self.block.is_empty() {
+            frames.extend(self.send_block().await?);
+        }
+        while !self.at_work.is_empty() {
+            frames.extend(self.oldest().await?);
+        }
+        let table = self.table.to_bytes()?;
+        self.stored.add(&table);
+        frames.push(Bytes::from(table));
+        Ok((frames, Encoded { raw: self.raw.measure(), stored: self.stored.measure() }))
+    }
+
+    /// Gives the block to a thread; before that, waits for the oldest frame if both are busy.
+    async fn send_block(&mut self) -> Result<Option<Bytes>, Failure> {
+        let ready = if self.at_work.len() == WORKERS { self.oldest().await? } else { None };
+        let (mut compressor, next) = match self.idle.pop() {
+            Some(idle) => idle,
+            None => (new_compressor(self.level)?, Vec::with_capacity(FRAME_SIZE)),
+        };
+        let block = std::mem::replace(&mut self.block, next);
+        self.at_work.push_back(tokio::task::spawn_blocking(move || {
+            let frame = compressor.compress(&block).map_err(|e| internal(&e))?;
+            Ok(Done { frame, block, compressor })
+        }));
+        Ok(ready)
+    }
+
+    /// Waits for the oldest block's frame.
+    async fn oldest(&mut self) -> Result<Option<Bytes>, Failure> {
+        let Some(task) = self.at_work.front_mut() else { return Ok(None) };
+        let done = task.await;
+        self.at_work.pop_front();
+        let Done { frame, mut block, compressor } =
+            done.map_err(|_| Failure::new(Reason::Internal, "a compression thread ended early"))??;
+        let size = |n: usize| u32::try_from(n).map_err(|e| internal(&e));
+        self.table.push(FrameSize { stored: size(frame.len())?, raw: size(block.len())? });
+        self.stored.add(&frame);
+        block.clear();
+        self.idle.push((compressor, block));
+        Ok(Some(Bytes::from(frame)))
+    }
+}
+
+/// A context whose frames name their size and carry a checksum.
+fn new_compressor(level: i32) -> Result<Compressor<'static>, Failure> {
+    let mut compressor = Compressor::new(level).map_err(|e| internal(&e))?;
+    compressor.include_checksum(true).map_err(|e| internal(&e))?;
+    compressor.include_contentsize(true).map_err(|e| internal(&e))?;
+    Ok(compressor)
+}
+
+fn internal(error: &dyn std::error::Error) -> Failure {
+    Failure::new(Reason::Internal, format!("compression failed: {error}. Please report it"))
+}
