@@ -5,9 +5,8 @@
 //! than announced, a stream that ends anywhere but behind a seek table which agrees with every frame that was seen, and
 //! bytes after it.
 
-use super::encode::Encoded;
 use super::seek_table::{FOOTER_SIZE, FrameSize, HEADER_SIZE, SKIPPABLE_MAGIC, SeekTable};
-use super::{Tally, damaged};
+use super::{Measure, Tally, damaged};
 use crate::error::{Failure, Reason};
 use bytes::Bytes;
 use std::io;
@@ -17,6 +16,15 @@ use zstd::stream::raw::{DParameter, Decoder as ZstdDecoder, Operation};
 const WINDOW_LOG_MAX: u32 = 24;
 /// Magic number of a zstd frame.
 const ZSTD_MAGIC: u32 = 0xFD2F_B528;
+
+/// What an archive turned out to be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Decoded {
+    /// What came out.
+    pub raw: Measure,
+    /// What went in.
+    pub stored: Measure,
+}
 
 /// Where the decoder stands.
 enum State {
@@ -80,9 +88,9 @@ impl Decoder {
     }
 
     /// The end of the input. Fails unless the seek table was the last thing on it.
-    pub fn finish(self) -> Result<Encoded, Failure> {
+    pub fn finish(self) -> Result<Decoded, Failure> {
         match self.state {
-            State::End => Ok(Encoded { raw: self.raw.measure(), stored: self.stored.measure() }),
+            State::End => Ok(Decoded { raw: self.raw.measure(), stored: self.stored.measure() }),
             _ => Err(damaged("the archive ends before its seek table: it was cut short")),
         }
     }
@@ -196,7 +204,7 @@ impl<I: Iterator<Item = Result<Bytes, Failure>>> Reader<I> {
     }
 
     /// Reads what is left, and says what the whole was.
-    pub fn finish(mut self) -> Result<Encoded, Failure> {
+    pub fn finish(mut self) -> Result<Decoded, Failure> {
         let mut rest = vec![0; 128 * 1024];
         while self.next(&mut rest)? > 0 {}
         self.decoder.finish()

@@ -16,15 +16,6 @@ pub const FRAME_SIZE: usize = 2 * 1024 * 1024;
 /// Frames that are compressed at the same time. More threads than two would outrun every destination that we measured.
 pub const WORKERS: usize = 2;
 
-/// What an archive turned out to be.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Encoded {
-    /// What went in.
-    pub raw: Measure,
-    /// What came out.
-    pub stored: Measure,
-}
-
 /// A block that has been compressed, and what can be used again.
 struct Done {
     frame: Vec<u8>,
@@ -40,7 +31,6 @@ pub struct Encoder {
     idle: Vec<(Compressor<'static>, Vec<u8>)>,
     table: SeekTable,
     raw: Tally,
-    stored: Tally,
 }
 
 impl Encoder {
@@ -53,7 +43,6 @@ impl Encoder {
             idle: Vec::with_capacity(WORKERS),
             table: SeekTable::default(),
             raw: Tally::default(),
-            stored: Tally::default(),
         }
     }
 
@@ -78,8 +67,9 @@ impl Encoder {
         Ok(frames)
     }
 
-    /// The last frames and the seek table, and what the whole turned out to be.
-    pub async fn finish(mut self) -> Result<(Vec<Bytes>, Encoded), Failure> {
+    /// The last frames and the seek table, and what went in. The stored bytes are measured by
+    /// whoever stores them, object by object.
+    pub async fn finish(mut self) -> Result<(Vec<Bytes>, Measure), Failure> {
         let mut frames = Vec::new();
         if !self.block.is_empty() {
             frames.extend(self.send_block().await?);
@@ -87,10 +77,8 @@ impl Encoder {
         while !self.at_work.is_empty() {
             frames.extend(self.oldest().await?);
         }
-        let table = self.table.to_bytes()?;
-        self.stored.add(&table);
-        frames.push(Bytes::from(table));
-        Ok((frames, Encoded { raw: self.raw.measure(), stored: self.stored.measure() }))
+        frames.push(Bytes::from(self.table.to_bytes()?));
+        Ok((frames, self.raw.measure()))
     }
 
     /// Gives the block to a thread; before that, waits for the oldest frame if both are busy.
@@ -117,7 +105,6 @@ impl Encoder {
             done.map_err(|_| Failure::new(Reason::Internal, "a compression thread ended early"))??;
         let size = |n: usize| u32::try_from(n).map_err(|e| internal(&e));
         self.table.push(FrameSize { stored: size(frame.len())?, raw: size(block.len())? });
-        self.stored.add(&frame);
         block.clear();
         self.idle.push((compressor, block));
         Ok(Some(Bytes::from(frame)))

@@ -1,1 +1,222 @@
 //! **W** Address, options and credentials to a destination.
+//!
+//! The credentials are those of the BackupJob's Secret (or, on the command line, of the user's environment) and nothing
+//! else: the chain that signs has one link. Without it a Secret that lacks a key would fall through to the operator's own
+//! cloud identity.
+
+use super::Destination;
+use super::address::Address;
+use super::object_store::ObjectStore;
+use super::volume::Volume;
+use crate::error::{Failure, Reason};
+use opendal::Operator;
+use opendal::services::S3;
+use reqsign_aws_v4::StaticCredentialProvider;
+use reqsign_core::ProvideCredentialChain;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// `destination.options` of an S3 destination.
+pub const S3_OPTIONS: &[&str] = &["caBundle", "endpoint", "region", "storageClass"];
+
+/// The region where none is said; what S3 servers other than AWS expect too.
+const DEFAULT_REGION: &str = "us-east-1";
+/// To reach the server.
+const CONNECT_LIMIT: Duration = Duration::from_secs(15);
+/// A peer that no longer acknowledges what was sent to it has gone.
+const UNACKNOWLEDGED_LIMIT: Duration = Duration::from_mins(1);
+/// Between two bytes of an answer, the time in which our own body is sent included.
+const SILENCE_LIMIT: Duration = Duration::from_mins(5);
+
+/// Builds a destination. `credentials` has the keys of the Secret, or of the environment.
+pub fn build(
+    address: &Address,
+    options: &BTreeMap<String, String>,
+    credentials: &BTreeMap<String, String>,
+) -> Result<Arc<dyn Destination>, Failure> {
+    match address {
+        Address::File { path } => {
+            if let Some(option) = options.keys().next() {
+                return Err(misconfigured(format!("a folder has no options; {option:?} was given")));
+            }
+            Ok(Arc::new(Volume::new(path)))
+        }
+        Address::S3 { bucket, prefix } => {
+            if let Some(option) = options.keys().find(|option| !S3_OPTIONS.contains(&option.as_str())) {
+                let known = S3_OPTIONS.join(", ");
+                return Err(misconfigured(format!(
+                    "{option:?} is not an option of an s3 destination; those are {known}"
+                )));
+            }
+            let settings = Settings { options, credentials };
+            Ok(Arc::new(s3(bucket, prefix, &settings, &address.to_string())?))
+        }
+    }
+}
+
+fn misconfigured(message: impl Into<String>) -> Failure {
+    Failure::new(Reason::InvalidSpec, message)
+}
+
+/// Where a setting may stand.
+struct Settings<'a> {
+    options: &'a BTreeMap<String, String>,
+    credentials: &'a BTreeMap<String, String>,
+}
+
+impl<'a> Settings<'a> {
+    /// A value of the Secret; white space around it (a newline that `echo` left) is never part of a key.
+    fn secret(&self, key: &str) -> Option<&'a str> {
+        self.credentials.get(key).map(|value| value.trim()).filter(|value| !value.is_empty())
+    }
+
+    fn needed(&self, key: &str) -> Result<&'a str, Failure> {
+        self.secret(key).ok_or_else(|| {
+            let message = format!(
+                "{key} is missing. Put it into the Secret that `secretRef` names (on the command line: into the environment)"
+            );
+            Failure::new(Reason::SecretKeyMissing, message)
+        })
+    }
+
+    /// The option goes first.
+    fn setting(&self, option: &str, key: &str) -> Option<&'a str> {
+        self.options
+            .get(option)
+            .map(|value| value.trim())
+            .filter(|value| !value.is_empty())
+            .or_else(|| self.secret(key))
+    }
+}
+
+fn s3(bucket: &str, prefix: &str, settings: &Settings<'_>, name: &str) -> Result<ObjectStore, Failure> {
+    let mut credential =
+        StaticCredentialProvider::new(settings.needed("AWS_ACCESS_KEY_ID")?, settings.needed("AWS_SECRET_ACCESS_KEY")?);
+    if let Some(token) = settings.secret("AWS_SESSION_TOKEN") {
+        credential = credential.with_session_token(token);
+    }
+    let mut service = S3::default()
+        .bucket(bucket)
+        .root(&format!("/{prefix}"))
+        .region(settings.setting("region", "AWS_REGION").unwrap_or(DEFAULT_REGION))
+        .checksum_algorithm("crc32c")
+        // Neither the environment nor a profile of the machine.
+        .disable_config_load()
+        .disable_ec2_metadata()
+        .credential_provider_chain(ProvideCredentialChain::new().push(credential));
+    let endpoint = settings.setting("endpoint", "AWS_ENDPOINT_URL");
+    match endpoint {
+        Some(endpoint) => {
+            check_endpoint(endpoint)?;
+            service = service.endpoint(endpoint.trim_end_matches('/'));
+        }
+        // AWS itself wants the bucket in the name; its certificate does not reach over another dot.
+        None if !bucket.contains('.') => service = service.enable_virtual_host_style(),
+        None => {}
+    }
+    if let Some(class) = settings.options.get("storageClass") {
+        service = service.default_storage_class(class);
+    }
+    let operator = Operator::new(service).map_err(|e| {
+        misconfigured(format!("the settings of {name} do not hold ({}): check endpoint and region", e.kind()))
+    })?;
+    let plain = endpoint.is_some_and(|endpoint| endpoint.starts_with("http://"));
+    let client = client(settings.options.get("caBundle").map(String::as_str), plain)?;
+    Ok(ObjectStore::over_http(&operator, &client, name))
+}
+
+fn check_endpoint(endpoint: &str) -> Result<(), Failure> {
+    let rest = endpoint.strip_prefix("https://").or_else(|| endpoint.strip_prefix("http://"));
+    let Some(rest) = rest else {
+        return Err(misconfigured("the endpoint begins with https:// (or http://)"));
+    };
+    let rest = rest.trim_end_matches('/');
+    if rest.is_empty() || rest.contains(['/', '?', '#', '@']) || rest.contains(char::is_whitespace) {
+        return Err(misconfigured(
+            "the endpoint is a server alone, as https://s3.example.org:9000: no path, no query, no credentials",
+        ));
+    }
+    Ok(())
+}
+
+/// The HTTP client. Built here and not by OpenDAL, which panics where there is no certificate (an image `FROM scratch`).
+fn client(ca_bundle: Option<&str>, plain: bool) -> Result<reqwest::Client, Failure> {
+    if rustls::crypto::CryptoProvider::get_default().is_none() {
+        return Err(Failure::new(Reason::Internal, "no TLS provider was installed at the start. Please report it"));
+    }
+    let mut builder = reqwest::Client::builder()
+        .user_agent(concat!("ubo/", env!("CARGO_PKG_VERSION")))
+        // A signature holds for one host; and nobody may send us somewhere else.
+        .redirect(reqwest::redirect::Policy::none())
+        .connect_timeout(CONNECT_LIMIT)
+        .tcp_user_timeout(UNACKNOWLEDGED_LIMIT)
+        .read_timeout(SILENCE_LIMIT);
+    if let Some(pem) = ca_bundle {
+        let certificates = reqwest::Certificate::from_pem_bundle(pem.as_bytes()).ok().filter(|found| !found.is_empty());
+        let Some(certificates) = certificates else {
+            return Err(misconfigured("`caBundle` holds no certificate that can be read: it is PEM text"));
+        };
+        builder = builder.tls_certs_only(certificates);
+    } else if plain {
+        // Without TLS no certificate is needed, and there may be none.
+        builder = builder.tls_certs_only([]);
+    }
+    builder.build().map_err(|_| {
+        Failure::new(
+            Reason::DestinationUnavailable,
+            "no HTTPS client can be made: this system has no CA certificates. Mount a CA bundle, or set the option `caBundle`",
+        )
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn map(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
+        pairs.iter().map(|(k, v)| ((*k).to_string(), (*v).to_string())).collect()
+    }
+
+    fn s3_failure(options: &[(&str, &str)], credentials: &[(&str, &str)]) -> Option<Failure> {
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        build(&Address::parse("s3://bucket/x").unwrap(), &map(options), &map(credentials)).err()
+    }
+
+    const KEYS: &[(&str, &str)] = &[("AWS_ACCESS_KEY_ID", "a"), ("AWS_SECRET_ACCESS_KEY", "hunter2")];
+
+    #[test]
+    fn a_missing_key_is_named() {
+        for keys in [&[][..], &[("AWS_SECRET_ACCESS_KEY", "x")], &[("AWS_ACCESS_KEY_ID", " \n"), KEYS[1]]] {
+            let failure = s3_failure(&[], keys).unwrap();
+            assert_eq!(failure.reason, Reason::SecretKeyMissing);
+            assert!(failure.message.starts_with("AWS_ACCESS_KEY_ID is missing"), "{failure}");
+        }
+        assert!(s3_failure(&[], &KEYS[..1]).unwrap().message.starts_with("AWS_SECRET_ACCESS_KEY"));
+    }
+
+    #[test]
+    fn options_are_checked() {
+        let http = ("endpoint", "http://localhost:9000/");
+        assert_eq!(s3_failure(&[http], KEYS), None);
+        for (option, value, word) in [
+            ("endpont", "x", "endpont"),
+            ("endpoint", "localhost:9000", "https://"),
+            ("endpoint", "https://host/bucket", "no path"),
+            ("endpoint", "https://u:p@host", "no credentials"),
+            ("caBundle", "nonsense", "PEM"),
+        ] {
+            let failure = s3_failure(&[(option, value)], KEYS).unwrap();
+            assert!(failure.message.contains(word), "{option}={value}: {failure}");
+            assert_eq!(failure.reason, Reason::InvalidSpec);
+            assert!(!failure.message.contains("hunter2"));
+        }
+    }
+
+    #[test]
+    fn a_folder_needs_nothing() {
+        let address = Address::parse("file:///backups").unwrap();
+        assert!(build(&address, &map(&[]), &map(&[])).is_ok());
+        assert!(build(&address, &map(&[("region", "x")]), &map(&[])).is_err());
+    }
+}

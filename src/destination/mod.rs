@@ -15,13 +15,16 @@ pub mod address;
 pub mod build;
 pub mod faulty;
 pub mod object_store;
+mod transport;
+pub mod volume;
 
 /// What a destination can do, declared; the conformance suite checks each declaration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Capability {
     /// `put` with [`Put::IfAbsent`] is atomic: of two writers one is told.
     pub put_if_absent: bool,
-    /// The server checks a checksum of what it receives, so that sizes are enough afterwards.
+    /// What `commit` calls stored has been compared (a checksum that the server confirmed, or reading back), so that sizes
+    /// are enough afterwards.
     pub checks_integrity: bool,
     /// Nothing of a staged object is visible, or paid for, after an abort.
     pub abort_leaves_nothing: bool,
@@ -83,7 +86,7 @@ pub trait Staged: Send {
     /// Appends; returns when there is room again.
     async fn write(&mut self, bytes: Bytes) -> Result<(), Failure>;
     /// Makes the object visible and gives its size as the destination reports it. The completion is the proof that the
-    /// source's end was seen.
+    /// source's end was seen. A commit that fails has thrown everything away, as far as the destination lets it.
     async fn commit(self: Box<Self>, proof: &Completion) -> Result<u64, Failure>;
     /// Throws everything away that was written.
     async fn abort(self: Box<Self>) -> Result<(), Failure>;

@@ -1,1 +1,202 @@
-//! **O** A backup exists if and only if its manifest does.
+//! **O** A backup exists if and only if its manifest does: the list of them.
+
+use super::layout::{self, MANIFEST, Place};
+use super::manifest::{self, DOCUMENT_LIMIT, Manifest, Outcome};
+use crate::api::names::ObjectKey;
+use crate::destination::Destination;
+use crate::error::{Failure, Reason};
+use bytes::Bytes;
+use futures::{StreamExt, TryStreamExt};
+use std::collections::BTreeMap;
+
+/// Manifests that are read at the same time.
+const READS_AT_ONCE: usize = 8;
+
+/// One backup.
+#[derive(Clone, Debug)]
+pub struct Backup {
+    /// Its folder, relative to the destination.
+    pub folder: ObjectKey,
+    /// What it says of itself.
+    pub manifest: Manifest,
+}
+
+impl Backup {
+    /// Key of one of its objects.
+    pub fn key(&self, name: &str) -> Result<ObjectKey, Failure> {
+        if name.contains('/') {
+            let message = format!("{} names {name:?}, which is outside its folder", self.folder);
+            return Err(Failure::new(Reason::BackupDamaged, message));
+        }
+        self.folder.join(name)
+    }
+}
+
+/// A folder whose manifest is there and cannot be used. It is shown and never dropped: somebody believes in that backup.
+#[derive(Clone, Debug)]
+pub struct Damaged {
+    /// Its folder.
+    pub folder: ObjectKey,
+    /// What is wrong.
+    pub failure: Failure,
+}
+
+/// The backups of one job.
+#[derive(Clone, Debug, Default)]
+pub struct Archive {
+    /// Its folder, relative to the destination; empty where the destination's uri is that folder.
+    pub name: String,
+    /// Newest first.
+    pub backups: Vec<Backup>,
+    /// What has a manifest and is none.
+    pub damaged: Vec<Damaged>,
+    /// Folders without a manifest: attempts that are at work, or dead.
+    pub unfinished: Vec<String>,
+}
+
+impl Archive {
+    /// Whether a user who says `--archive NAME` means this one: by its folder, or by namespace and job.
+    pub fn is_called(&self, name: &str) -> bool {
+        let by_owner = |backup: &Backup| {
+            let owner = &backup.manifest.owner;
+            name.split_once('/').is_some_and(|(namespace, job)| namespace == owner.namespace && job == owner.job)
+        };
+        self.name == name.trim_matches('/') || self.backups.first().is_some_and(by_owner)
+    }
+
+    /// For messages: the folder, or namespace and job where the uri is the folder itself.
+    pub fn shown_name(&self) -> String {
+        match self.backups.first() {
+            Some(Backup { manifest: Manifest { owner, .. }, .. }) if self.name.is_empty() => {
+                format!("{}/{}", owner.namespace, owner.job)
+            }
+            _ => self.name.clone(),
+        }
+    }
+}
+
+/// A document, whole; refused above [`DOCUMENT_LIMIT`].
+pub async fn read_document(destination: &dyn Destination, key: &ObjectKey) -> Result<Bytes, Failure> {
+    let mut stream = destination.read(key, None).await?;
+    let mut document = Vec::new();
+    while let Some(piece) = stream.try_next().await? {
+        if document.len() + piece.len() > DOCUMENT_LIMIT {
+            let message = format!("{key} is larger than any document that ubo writes");
+            return Err(Failure::new(Reason::BackupDamaged, message));
+        }
+        document.extend_from_slice(&piece);
+    }
+    Ok(document.into())
+}
+
+/// Every archive below `prefix` (empty, or ending in `/`), by name. What cannot be *reached* is an error; what is damaged is
+/// in the list.
+pub async fn load(destination: &dyn Destination, prefix: &str) -> Result<Vec<Archive>, Failure> {
+    // Folder -> its archive, and whether it has a manifest.
+    let mut folders: BTreeMap<(String, String), bool> = BTreeMap::new();
+    let mut objects = destination.list(prefix).await?;
+    while let Some(object) = objects.try_next().await? {
+        let Some(Place { archive, folder, name }) = layout::place(&object.key) else { continue };
+        if name == layout::OWNER {
+            continue;
+        }
+        *folders.entry((archive.into(), folder.into())).or_default() |= name == MANIFEST;
+    }
+    let mut archives: BTreeMap<String, Archive> = BTreeMap::new();
+    let mut with_manifest = Vec::new();
+    for ((archive, folder), complete) in folders {
+        let entry =
+            archives.entry(archive.clone()).or_insert_with(|| Archive { name: archive.clone(), ..Archive::default() });
+        if complete {
+            let folder = if archive.is_empty() { folder } else { format!("{archive}/{folder}") };
+            with_manifest.push((archive, ObjectKey::new(folder)?));
+        } else {
+            entry.unfinished.push(folder);
+        }
+    }
+    let read = |(archive, folder): (String, ObjectKey)| async move {
+        let key = folder.join(MANIFEST)?;
+        match read_document(destination, &key).await {
+            Ok(bytes) => Ok(Some((archive, folder, manifest::parse::<Manifest>(key.as_str(), &bytes)))),
+            // Pruned since it was listed.
+            Err(e) if e.reason == Reason::BackupNotFound => Ok(None),
+            Err(e) if e.reason == Reason::BackupDamaged => Ok(Some((archive, folder, Err(e)))),
+            Err(e) => Err(e),
+        }
+    };
+    let mut manifests = futures::stream::iter(with_manifest.into_iter().map(read)).buffer_unordered(READS_AT_ONCE);
+    while let Some(found) = manifests.try_next().await? {
+        let Some((archive, folder, manifest)) = found else { continue };
+        let archive = archives.entry(archive).or_default();
+        match manifest {
+            Ok(manifest) => archive.backups.push(Backup { folder, manifest }),
+            Err(failure) => archive.damaged.push(Damaged { folder, failure }),
+        }
+    }
+    let mut archives: Vec<Archive> = archives.into_values().collect();
+    for archive in &mut archives {
+        archive.backups.sort_by(|a, b| {
+            let of = |b: &Backup| (b.manifest.started_at, b.manifest.attempt, b.folder.clone());
+            of(b).cmp(&of(a))
+        });
+        archive.damaged.sort_by(|a, b| a.folder.cmp(&b.folder));
+    }
+    Ok(archives)
+}
+
+/// What a user chose, and what he should know about it.
+#[derive(Clone, Debug)]
+pub struct Choice<'a> {
+    /// The archive.
+    pub archive: &'a Archive,
+    /// The backup.
+    pub backup: &'a Backup,
+    /// What was passed over.
+    pub notes: Vec<String>,
+}
+
+/// Finds one backup: in the archive of that name (needed only where there are several), the run of that name, or its
+/// folder's; `latest` is the newest **complete** one.
+pub fn choose<'a>(archives: &'a [Archive], archive: Option<&str>, run: &str) -> Result<Choice<'a>, Failure> {
+    let not_found = |message: String| Failure::new(Reason::BackupNotFound, message);
+    let known = || archives.iter().map(Archive::shown_name).collect::<Vec<_>>().join(", ");
+    let archive = match archive {
+        Some(name) => archives.iter().find(|a| a.is_called(name)).ok_or_else(|| {
+            not_found(format!(
+                "there is no archive {name:?}; there are: {}",
+                if archives.is_empty() { "none".into() } else { known() }
+            ))
+        })?,
+        None => match archives {
+            [] => return Err(not_found("there is no backup. Check the uri; `ubo list` shows what is there".into())),
+            [one] => one,
+            _ => return Err(not_found(format!("there are several archives: say which with --archive: {}", known()))),
+        },
+    };
+    let damaged = |name: &str| archive.damaged.iter().find(|d| d.folder.file_name() == name);
+    if run != "latest" {
+        let found = archive.backups.iter().find(|b| b.manifest.run == run || b.folder.file_name() == run);
+        return match found {
+            Some(backup) => Ok(Choice { archive, backup, notes: vec![] }),
+            None => Err(damaged(run).map_or_else(
+                || not_found(format!("{} has no backup {run:?}. `ubo list` shows what is there", archive.shown_name())),
+                |damaged| damaged.failure.clone(),
+            )),
+        };
+    }
+    let Some(index) = archive.backups.iter().position(|b| b.manifest.outcome == Outcome::Complete) else {
+        let incomplete = archive.backups.first().map_or(String::new(), |b| {
+            format!(" The newest incomplete one is {}: name it to take it all the same", b.manifest.run)
+        });
+        return Err(not_found(format!("{} has no complete backup.{incomplete}", archive.shown_name())));
+    };
+    let mut notes: Vec<String> = archive.backups[..index]
+        .iter()
+        .map(|b| format!("{} is newer, but incomplete; it was passed over", b.manifest.run))
+        .collect();
+    notes.extend(archive.damaged.iter().map(|d| format!("{} is damaged: {}", d.folder.file_name(), d.failure.message)));
+    Ok(Choice { archive, backup: &archive.backups[index], notes })
+}
+
+#[cfg(test)]
+mod tests;

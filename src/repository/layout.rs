@@ -1,1 +1,91 @@
-//! **P** Keys.
+//! **P** Keys: where each object of a backup lies.
+
+use crate::api::names::{ObjectKey, RunName, Uid};
+use crate::error::Failure;
+use crate::run::AttemptId;
+use crate::source::Content;
+
+/// Whose folder it is.
+pub const OWNER: &str = "owner.json";
+/// Who is writing, since when.
+pub const STARTED: &str = "started.json";
+/// What the command said.
+pub const LOG: &str = "log.txt";
+/// What makes it a backup.
+pub const MANIFEST: &str = "manifest.json";
+
+/// Name of the first data object. Later ones are continued in `.0001`, `.0002`, …
+pub const fn data_name(content: Content) -> &'static str {
+    match content {
+        Content::Tar => "archive.tar.zst",
+        Content::Raw => "dump.zst",
+    }
+}
+
+/// Name of the `index`-th data object (from 0), so that `cat archive.tar.zst*` is in order.
+pub fn segment_name(content: Content, index: usize) -> String {
+    match index {
+        0 => data_name(content).into(),
+        _ => format!("{}.{index:04}", data_name(content)),
+    }
+}
+
+/// Name of an attempt's folder: `<run>-<8 hex of the run's UID>-<attempt>`.
+pub fn folder_name(run: &RunName, run_uid: &Uid, attempt: u32) -> String {
+    let hex: String = run_uid.as_str().chars().filter(char::is_ascii_hexdigit).take(8).collect();
+    format!("{run}-{}-{attempt}", hex.to_ascii_lowercase())
+}
+
+/// The attempt's folder, relative to the uri.
+pub fn folder(id: &AttemptId) -> Result<ObjectKey, Failure> {
+    id.archive.join(&folder_name(&id.run, &id.run_uid, id.attempt))
+}
+
+/// A key below a destination, taken apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place<'a> {
+    /// The archive's folder; empty where the uri is that folder itself.
+    pub archive: &'a str,
+    /// The attempt's folder.
+    pub folder: &'a str,
+    /// The object in it.
+    pub name: &'a str,
+}
+
+/// The last three steps of a key: `archive/folder/name`; `None` if there is no folder.
+pub fn place(key: &ObjectKey) -> Option<Place<'_>> {
+    let (path, name) = key.as_str().rsplit_once('/')?;
+    let (archive, folder) = path.rsplit_once('/').unwrap_or(("", path));
+    Some(Place { archive, folder, name })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn folders_are_named_by_run_uid_and_attempt() {
+        let run = RunName::new("pg-20260102-0304").unwrap();
+        let uid = Uid::new("0a1b2c3d-4e5f-6071-8293-a4b5c6d7e8f9").unwrap();
+        assert_eq!(folder_name(&run, &uid, 2), "pg-20260102-0304-0a1b2c3d-2");
+        assert_eq!(folder_name(&run, &Uid::new("0A-1b-2C-3d-4e").unwrap(), 1), "pg-20260102-0304-0a1b2c3d-1");
+    }
+
+    #[test]
+    fn data_is_in_order_for_cat() {
+        let mut names: Vec<_> = (0..12).map(|n| segment_name(Content::Tar, n)).collect();
+        assert_eq!(names[..3], ["archive.tar.zst", "archive.tar.zst.0001", "archive.tar.zst.0002"]);
+        let written = names.clone();
+        names.sort();
+        assert_eq!(names, written);
+    }
+
+    #[test]
+    fn keys_are_taken_apart() {
+        let key = |text: &str| ObjectKey::new(text).unwrap();
+        let whole = key("default/pg/run-1/manifest.json");
+        assert_eq!(place(&whole), Some(Place { archive: "default/pg", folder: "run-1", name: "manifest.json" }));
+        assert_eq!(place(&key("run-1/x")), Some(Place { archive: "", folder: "run-1", name: "x" }));
+        assert_eq!(place(&key("x")), None);
+    }
+}

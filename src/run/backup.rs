@@ -1,13 +1,73 @@
-//! **O** One backup end to end; the only place that states the order. (essay)
+//! **O** One backup end to end; the only place that states the order.
+//!
+//! ```text
+//! owner.json ► started.json ► open the source ─► bytes ─┬► TarWatch (a tar: is its end there? anything in it?)
+//!                                                       └► Encoder ─► frames ─► staged object(s)
+//!   ... the source has ended ...
+//! completion ► tar end ► guards ► commit ► sizes ► log.txt ► manifest.json ► read back ► sizes again ► Report
+//! ```
+//! # What may be called a backup
+//! The channel of the source closing proves nothing: a cut connection closes it too. Only [`Completion`] counts, then the
+//! tar's own end marker, then the guards. Nothing is visible at the destination before that, because a staged object
+//! appears with its commit, and a commit takes the completion. The manifest is written last, if nothing is there; it is
+//! read back and compared byte for byte; every object that it names is then looked at once more. Only after that is the
+//! run `Succeeded`.
+//!
+//! # Errors
+//! The first one counts, with one exception: while the source has failed, whatever fails because of it is not news. The
+//! destination is asked first, before the source is opened: a wrong key is told in a second and not after an hour of dump.
+//! Nothing is tried again here; what may pass was tried again below (one request) and will be above (a new attempt, in a
+//! folder of its own).
+//!
+//! # Cancellation
+//! Until the source's end, a cancel takes effect at once. From then on the rest gets [`COMMIT_GRACE`]: a commit that is
+//! dropped half-way may still happen at the server. A cancel that comes too late is told by a report that says `Succeeded`.
+//! The future itself may be dropped at any moment; then nothing is removed here (nobody is left to do it), and the folder
+//! has no manifest.
+//!
+//! # What is left
+//! After an error or a cancel, in [`CLEANUP_LIMIT`]: the source is told to end and awaited, uploads are aborted, and what
+//! was written is removed, the manifest first: where that cannot be removed, everything that it names stays. What stays is
+//! named in the message. `owner.json` always stays.
+//!
+//! # Very large backups
+//! An object is closed at [`SEGMENT_SIZE`] and the next one begun (S3 takes 10,000 parts, which are 78 GiB here). All of
+//! them are committed at the end, in order.
 
 use super::{AttemptId, Phase};
+use crate::api::names::ObjectKey;
+use crate::archive::encode::{Encoder, FRAME_SIZE};
+use crate::archive::{Measure, Tally};
 use crate::clock::Clock;
-use crate::destination::Destination;
+use crate::destination::{Destination, Put, Staged, Stored};
 use crate::error::{Failure, Reason};
-use crate::source::{Consistency, Source};
+use crate::repository::catalog::read_document;
+use crate::repository::layout;
+use crate::repository::manifest::{
+    self, Compression, FORMAT_VERSION, Manifest, Object, Outcome, Owner, OwnerDocument, StartedDocument,
+};
+use crate::source::tar_end::{Counts, TarFault, TarWatch};
+use crate::source::{Capture, CaptureFacts, Completion, Consistency, Content, Source};
+use bytes::Bytes;
+use chrono::{DateTime, Utc};
 use serde_json::Value;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
+
+/// Longest object; then the next one begins. Also bounds what one lost upload costs.
+pub const SEGMENT_SIZE: u64 = 32 * 1024 * 1024 * 1024;
+/// For committing and writing the manifest once a cancel has come.
+pub const COMMIT_GRACE: Duration = Duration::from_secs(30);
+/// For ending the source and removing what was written.
+pub const CLEANUP_LIMIT: Duration = Duration::from_mins(1);
+/// For the source alone to end, out of [`CLEANUP_LIMIT`].
+const SOURCE_END_LIMIT: Duration = Duration::from_secs(20);
+/// Part of the command's words that is kept, in bytes.
+pub const LOG_LIMIT: usize = 1024 * 1024;
+/// Warnings that are kept.
+pub const WARNING_LIMIT: usize = 100;
 
 /// What a backup needs to know besides its source and destination.
 #[derive(Clone, Debug)]
@@ -78,7 +138,7 @@ pub struct Report {
 }
 
 /// Makes one backup. On an error nothing is listed as a backup, and nothing of the attempt stays at the destination that
-/// could be removed.
+/// could be removed. A cancel gives [`Reason::CancelRequested`]; the caller, who knows why, may put another reason.
 pub async fn back_up(
     plan: &Plan,
     source: &dyn Source,
@@ -87,6 +147,456 @@ pub async fn back_up(
     progress: &Progress,
     cancel: &CancellationToken,
 ) -> Result<Report, Failure> {
-    let _ = (plan, source, destination, clock, progress, cancel);
-    Err(Failure::new(Reason::Internal, "not written yet"))
+    back_up_in_segments(plan, source, destination, clock, progress, cancel, SEGMENT_SIZE).await
 }
+
+async fn back_up_in_segments(
+    plan: &Plan,
+    source: &dyn Source,
+    destination: &dyn Destination,
+    clock: &dyn Clock,
+    progress: &Progress,
+    cancel: &CancellationToken,
+    segment_size: u64,
+) -> Result<Report, Failure> {
+    // Ends the source whenever this future ends, for whatever reason.
+    let stop = cancel.child_token();
+    let _ends_source = stop.clone().drop_guard();
+    let mut attempt = Attempt {
+        plan,
+        destination,
+        progress,
+        folder: layout::folder(&plan.id)?,
+        segment_size,
+        started_at: clock.now(),
+        warnings: Vec::new(),
+        written: Vec::new(),
+        segments: Vec::new(),
+        whole: None,
+        capture: None,
+    };
+    let cancelled = || Failure::new(Reason::CancelRequested, "the backup was cancelled before it was complete");
+    let captured = tokio::select! {
+        biased;
+        () = cancel.cancelled() => Err(cancelled()),
+        captured = attempt.capture(source, &stop) => captured,
+    };
+    let result = match captured {
+        Err(failure) => Err(failure),
+        Ok(captured) => {
+            let too_late = async {
+                cancel.cancelled().await;
+                tokio::time::sleep(COMMIT_GRACE).await;
+            };
+            tokio::select! {
+                biased;
+                published = attempt.publish(&captured, clock) => published,
+                () = too_late => Err(cancelled()),
+            }
+        }
+    };
+    match result {
+        Ok(report) => Ok(report),
+        Err(failure) => {
+            stop.cancel();
+            Err(attempt.clean_up(failure).await)
+        }
+    }
+}
+
+/// One data object.
+struct Segment {
+    name: String,
+    key: ObjectKey,
+    /// `None` while it is committed, and afterwards.
+    staged: Option<Box<dyn Staged>>,
+    tally: Tally,
+}
+
+/// What the source turned out to be, its end included.
+struct Captured {
+    facts: CaptureFacts,
+    completion: Completion,
+    raw: Measure,
+    counts: Option<Counts>,
+}
+
+/// Everything that has to be undone when it goes wrong.
+struct Attempt<'a> {
+    plan: &'a Plan,
+    destination: &'a dyn Destination,
+    progress: &'a Progress,
+    folder: ObjectKey,
+    segment_size: u64,
+    started_at: DateTime<Utc>,
+    warnings: Vec<String>,
+    /// Keys that may be there, in the order of writing.
+    written: Vec<ObjectKey>,
+    segments: Vec<Segment>,
+    /// All segments together; `None` as long as there is but one.
+    whole: Option<Tally>,
+    /// `None` before it was opened and after its completion.
+    capture: Option<Capture>,
+}
+
+impl Attempt<'_> {
+    /// From `owner.json` to the source's last byte, and the judgement on it.
+    async fn capture(&mut self, source: &dyn Source, stop: &CancellationToken) -> Result<Captured, Failure> {
+        self.claim_folder().await?;
+        let capture = self.capture.insert(source.open(stop.clone()).await?);
+        let facts = capture.facts.clone();
+        let mut encoder = Encoder::new(self.plan.compression_level);
+        let mut watch = (facts.content == Content::Tar).then(TarWatch::default);
+        while let Some(capture) = self.capture.as_mut()
+            && let Some(chunk) = capture.bytes.recv().await
+        {
+            self.progress.read.fetch_add(chunk.len() as u64, Ordering::Relaxed);
+            if let Some(watch) = &mut watch {
+                watch.push(&chunk);
+                self.progress.files.store(watch.counts().files, Ordering::Relaxed);
+            }
+            for frame in encoder.push(&chunk).await? {
+                self.store(facts.content, frame).await?;
+            }
+        }
+        let completion = match self.capture.as_mut() {
+            Some(capture) => capture.completion.as_mut().await,
+            None => Err(Failure::new(Reason::Internal, "a source had no end. Please report it")),
+        };
+        self.capture = None;
+        let completion = completion?;
+        let raw_size = encoder.raw_size();
+        let counts = watch.map(TarWatch::finish).transpose().map_err(|fault| tar_failure(&fault, raw_size))?;
+        self.guard(&completion, raw_size, counts)?;
+        let (last, raw) = encoder.finish().await?;
+        for frame in last {
+            self.store(facts.content, frame).await?;
+        }
+        Ok(Captured { facts, completion, raw, counts })
+    }
+
+    /// `owner.json` if there is none, then `started.json`.
+    async fn claim_folder(&mut self) -> Result<(), Failure> {
+        let id = &self.plan.id;
+        let owner = Owner {
+            cluster_id: id.cluster_id.to_string(),
+            namespace: id.job.namespace.to_string(),
+            job: id.job.name.to_string(),
+            job_uid: id.job_uid.to_string(),
+        };
+        self.claim_archive(&owner).await?;
+        let started = manifest::to_bytes(&StartedDocument {
+            format_version: FORMAT_VERSION,
+            owner,
+            run: id.run.to_string(),
+            run_uid: id.run_uid.to_string(),
+            attempt: id.attempt,
+            started_at: self.started_at,
+            operator_version: env!("CARGO_PKG_VERSION").into(),
+        })?;
+        let key = self.folder.join(layout::STARTED)?;
+        self.written.push(key.clone());
+        match self.destination.put(&key, started, Put::IfAbsent).await? {
+            Stored::Written => Ok(()),
+            Stored::AlreadyThere => {
+                // Not ours: it is not removed.
+                self.written.clear();
+                let message =
+                    format!("the folder {} is in use by another attempt; the next one takes another", self.folder);
+                Err(Failure::new(Reason::DestinationMismatch, message))
+            }
+        }
+    }
+
+    /// Whose archive it is. Another owner's is written to all the same in this version, with a warning.
+    async fn claim_archive(&mut self, owner: &Owner) -> Result<(), Failure> {
+        let key = self.plan.id.archive.join(layout::OWNER)?;
+        let ours = manifest::to_bytes(&OwnerDocument { format_version: FORMAT_VERSION, owner: owner.clone() })?;
+        let there = match read_document(self.destination, &key).await {
+            Ok(there) => there,
+            Err(e) if e.reason == Reason::BackupNotFound => {
+                match self.destination.put(&key, ours.clone(), Put::IfAbsent).await? {
+                    Stored::Written => return Ok(()),
+                    Stored::AlreadyThere => read_document(self.destination, &key).await?,
+                }
+            }
+            Err(e) => return Err(e),
+        };
+        match manifest::parse::<OwnerDocument>(key.as_str(), &there) {
+            Ok(there) if there.owner == *owner => {}
+            Ok(OwnerDocument { owner: old, .. })
+                if old.cluster_id == owner.cluster_id && old.namespace == owner.namespace && old.job == owner.job =>
+            {
+                self.destination.put(&key, ours, Put::Always).await?;
+                self.warn(format!(
+                    "{} belonged to an earlier BackupJob {}/{} of this cluster and was taken over",
+                    self.plan.id.archive, owner.namespace, owner.job
+                ));
+            }
+            Ok(OwnerDocument { owner: other, .. }) => self.warn(format!(
+                "{} belongs to BackupJob {}/{} ({}) of cluster {}: two jobs that write to one folder cannot be told apart \
+                 later. Give this one another `archiveName`",
+                self.plan.id.archive, other.namespace, other.job, other.job_uid, other.cluster_id
+            )),
+            Err(failure) => self.warn(failure.message),
+        }
+        Ok(())
+    }
+
+    /// Is there anything in it, and enough?
+    fn guard(&self, completion: &Completion, raw_size: u64, counts: Option<Counts>) -> Result<(), Failure> {
+        let exit_code = completion.ending().exit_code;
+        let empty = |message: String| {
+            let mut failure = Failure::new(Reason::EmptyBackup, message);
+            failure.exit_code = exit_code;
+            if let Completion::Incomplete(_, _, why) = completion {
+                failure.message = format!("{}. {why}", failure.message);
+            }
+            Err(failure)
+        };
+        if !self.plan.allow_empty {
+            match counts {
+                None if raw_size == 0 => {
+                    return empty(
+                        "the command wrote nothing on its standard output. If that is right, set guard.allowEmpty"
+                            .into(),
+                    );
+                }
+                Some(counts) if counts.with_content == 0 => {
+                    return empty(format!(
+                        "there is no file with content in it ({} files, all empty). If that is right, set guard.allowEmpty",
+                        counts.files
+                    ));
+                }
+                _ => {}
+            }
+        }
+        match self.plan.minimum_size {
+            Some(minimum) if raw_size < minimum => {
+                empty(format!("it has {raw_size} bytes, and guard.minimumSize asks for {minimum}"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Hands a frame to the destination; begins another object where this one is long enough.
+    async fn store(&mut self, content: Content, frame: Bytes) -> Result<(), Failure> {
+        let size = frame.len() as u64;
+        let full = |segment: &Segment| segment.tally.size() > 0 && segment.tally.size() + size > self.segment_size;
+        if self.segments.last().is_none_or(full) {
+            if let [only] = &self.segments[..] {
+                self.whole = Some(only.tally.clone());
+            }
+            let name = layout::segment_name(content, self.segments.len());
+            let key = self.folder.join(&name)?;
+            let staged = Some(self.destination.stage(&key).await?);
+            self.segments.push(Segment { name, key, staged, tally: Tally::default() });
+        }
+        if let Some(whole) = &mut self.whole {
+            whole.add(&frame);
+        }
+        if let Some(Segment { staged: Some(staged), tally, .. }) = self.segments.last_mut() {
+            tally.add(&frame);
+            staged.write(frame).await?;
+        }
+        self.progress.stored.fetch_add(size, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// From the commit to the last look.
+    async fn publish(&mut self, captured: &Captured, clock: &dyn Clock) -> Result<Report, Failure> {
+        let Captured { facts, completion, raw, counts } = captured;
+        for segment in &mut self.segments {
+            let Some(staged) = segment.staged.take() else { continue };
+            // From here on it may be there, whatever the answer.
+            self.written.push(segment.key.clone());
+            let size = staged.commit(completion).await?;
+            if size != segment.tally.size() {
+                return Err(wrong_size(&segment.key, segment.tally.size(), Some(size)));
+            }
+        }
+        let ending = completion.ending();
+        for warning in &ending.warnings {
+            self.warn(warning.clone());
+        }
+        let log = self.store_log(&ending.log).await?;
+        let segments: Vec<Object> = self
+            .segments
+            .iter()
+            .map(|Segment { name, tally, .. }| {
+                let Measure { size, digest } = tally.measure();
+                Object { name: name.clone(), size, digest }
+            })
+            .collect();
+        let whole = self.whole.as_ref().or(self.segments.first().map(|s| &s.tally));
+        let stored = whole.map_or_else(|| Tally::default().measure(), Tally::measure);
+        let (outcome, reason, message) = match completion {
+            Completion::Complete(_) => (Outcome::Complete, None, None),
+            Completion::Incomplete(_, reason, message) => (Outcome::Incomplete, Some(*reason), Some(message.clone())),
+        };
+        let id = &self.plan.id;
+        let manifest = Manifest {
+            format_version: FORMAT_VERSION,
+            owner: Owner {
+                cluster_id: id.cluster_id.to_string(),
+                namespace: id.job.namespace.to_string(),
+                job: id.job.name.to_string(),
+                job_uid: id.job_uid.to_string(),
+            },
+            run: id.run.to_string(),
+            run_uid: id.run_uid.to_string(),
+            attempt: id.attempt,
+            outcome,
+            reason: reason.map(|reason| reason.as_str().to_string()),
+            message: message.clone(),
+            scheduled_at: id.scheduled_at,
+            started_at: self.started_at,
+            completed_at: clock.now(),
+            target: self.plan.target.clone(),
+            pod: facts.pod.clone(),
+            container: facts.container.clone(),
+            strategy: self.plan.strategy.into(),
+            exit_code: ending.exit_code,
+            content: facts.content,
+            consistency: facts.consistency,
+            compression: Compression {
+                format: "zstd-seekable".into(),
+                level: self.plan.compression_level,
+                frame_size: FRAME_SIZE as u64,
+            },
+            encryption_recipients: Vec::new(),
+            raw: raw.clone().into(),
+            stored: stored.clone().into(),
+            files: counts.map(|counts| counts.files),
+            segments,
+            log,
+            warnings: self.warnings.clone(),
+            operator_version: env!("CARGO_PKG_VERSION").into(),
+        };
+        self.store_manifest(&manifest).await?;
+        // The last look: everything that the manifest names is there, as long as it says.
+        for object in manifest.objects() {
+            let key = self.folder.join(&object.name)?;
+            let there = self.destination.stat(&key).await?.map(|info| info.size);
+            if there != Some(object.size) {
+                return Err(wrong_size(&key, object.size, there));
+            }
+        }
+        let objects = manifest.objects().map(|Object { name, size, digest }| StoredObject {
+            name: name.clone(),
+            size: *size,
+            digest: digest.clone(),
+        });
+        Ok(Report {
+            phase: if reason.is_none() { Phase::Succeeded } else { Phase::Incomplete },
+            reason,
+            message: message.unwrap_or_else(|| format!("{} bytes read, {} bytes stored", raw.size, stored.size)),
+            folder: self.folder.to_string(),
+            objects: objects.collect(),
+            bytes_read: raw.size,
+            bytes_stored: stored.size,
+            files: counts.map(|counts| counts.files),
+            warnings: self.warnings.clone(),
+            exit_code: ending.exit_code,
+            pod: facts.pod.clone(),
+            consistency: facts.consistency,
+        })
+    }
+
+    /// The last of what the command said, if it said anything.
+    async fn store_log(&mut self, log: &[u8]) -> Result<Option<Object>, Failure> {
+        if log.is_empty() {
+            return Ok(None);
+        }
+        let log = Bytes::copy_from_slice(&log[log.len().saturating_sub(LOG_LIMIT)..]);
+        let key = self.folder.join(layout::LOG)?;
+        self.written.push(key.clone());
+        self.destination.put(&key, log.clone(), Put::Always).await?;
+        let digest = blake3::hash(&log).to_hex().to_string();
+        Ok(Some(Object { name: layout::LOG.into(), size: log.len() as u64, digest }))
+    }
+
+    /// Writes the manifest if none is there, and reads it back.
+    async fn store_manifest(&mut self, manifest: &Manifest) -> Result<(), Failure> {
+        let key = self.folder.join(layout::MANIFEST)?;
+        let bytes = manifest::to_bytes(manifest)?;
+        self.written.push(key.clone());
+        if self.destination.put(&key, bytes.clone(), Put::IfAbsent).await? == Stored::AlreadyThere {
+            // Not ours, and neither is what it names: nothing of it is removed.
+            self.written.clear();
+            let message = format!("{key} was written by somebody else while this attempt was at work");
+            return Err(Failure::new(Reason::DestinationMismatch, message));
+        }
+        let back =
+            read_document(self.destination, &key).await.map_err(|e| e.while_doing("reading the manifest back"))?;
+        if back != bytes {
+            return Err(Failure::new(
+                Reason::DestinationMismatch,
+                format!("{key} reads back differently than it was written"),
+            ));
+        }
+        Ok(())
+    }
+
+    fn warn(&mut self, warning: String) {
+        if self.warnings.len() < WARNING_LIMIT {
+            self.warnings.push(warning);
+        }
+    }
+
+    /// Ends the source, throws away what was staged, removes what was written. Gives the failure, with what had to stay.
+    async fn clean_up(mut self, mut failure: Failure) -> Failure {
+        let mut stays: Vec<String> = Vec::new();
+        let done = timeout(CLEANUP_LIMIT, async {
+            if let Some(mut capture) = self.capture.take() {
+                capture.bytes.close();
+                // It only ends now; what it says about that is not news.
+                let _ = timeout(SOURCE_END_LIMIT, capture.completion.as_mut()).await;
+            }
+            for segment in &mut self.segments {
+                if let Some(staged) = segment.staged.take()
+                    && let Err(e) = staged.abort().await
+                {
+                    tracing::warn!(key = %segment.key, reason = %e.reason, "an upload could not be aborted");
+                    stays.push(format!("an unfinished upload of {}", segment.name));
+                }
+            }
+            while let Some(key) = self.written.last() {
+                if let Err(e) = self.destination.delete(key).await {
+                    tracing::warn!(%key, reason = %e.reason, "a failed attempt's object could not be removed");
+                    if key.file_name() == layout::MANIFEST {
+                        // Whoever lists it must also find what it names.
+                        stays.push("perhaps the whole backup (its manifest could not be removed)".into());
+                        break;
+                    }
+                    stays.push(key.file_name().to_string());
+                }
+                self.written.pop();
+            }
+        });
+        if done.await.is_err() {
+            stays.extend(self.written.iter().map(|key| key.file_name().to_string()));
+            stays.push("perhaps an unfinished upload".into());
+        }
+        if !stays.is_empty() {
+            failure.message = format!("{}. In {} stays: {}", failure.message, self.folder, stays.join(", "));
+        }
+        failure
+    }
+}
+
+fn tar_failure(fault: &TarFault, raw_size: u64) -> Failure {
+    let reason = match fault {
+        TarFault::Truncated => Reason::ArchiveTruncated,
+        TarFault::Damaged(_) => Reason::StreamCorrupt,
+    };
+    Failure::new(reason, format!("{fault}, after {raw_size} bytes"))
+}
+
+fn wrong_size(key: &ObjectKey, wanted: u64, there: Option<u64>) -> Failure {
+    let there = there.map_or_else(|| "it is not there".into(), |size| format!("the destination has {size}"));
+    Failure::new(Reason::DestinationMismatch, format!("{key} should have {wanted} bytes, and {there}"))
+}
+
+#[cfg(test)]
+mod tests;

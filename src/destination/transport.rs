@@ -1,0 +1,176 @@
+//! **A** How requests to an object store travel: reqwest, watched, and for uploads tried again.
+//!
+//! # Why the retry of uploads lives here
+//! OpenDAL's `RetryLayer` takes the writer out of itself while it works; a future that is dropped then (a run that is
+//! cancelled) takes the writer along, and its multipart upload can no longer be aborted. Here a single *request* is tried
+//! again, the writer above knows nothing of it, and dropping the future at any moment leaves a writer that `abort` works on.
+//! A request is a value: its body is a shared buffer, its signature holds for 15 minutes, and all tries together take less.
+//! Reads, lists and deletes keep no state that matters, and use OpenDAL's layers (see [`super::object_store`]).
+//!
+//! # The echo
+//! Every upload carries the CRC32C of its body. A server that checks it answers with the same header; one that does not
+//! know it says nothing. One silent answer is enough: [`Watch::unchecked`] is set, and whatever was uploaded is read back
+//! before it counts.
+
+use opendal::{Buffer, Error, ErrorKind, HttpBody, HttpTransport, Result};
+use opendal_http_transport_reqwest::ReqwestTransport;
+use rand::RngExt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+/// Checksum of a body, sent with every upload.
+const CHECKSUM_HEADER: &str = "x-amz-checksum-crc32c";
+/// Tries after the first, once the server has been reached; with the pauses below two minutes.
+const PATIENT: u32 = 9;
+/// The same before it has ever answered: a name that is mistyped should not take two minutes to be told.
+const BRISK: u32 = 3;
+/// First pause; doubled each time.
+const FIRST_PAUSE: Duration = Duration::from_millis(500);
+/// Longest pause.
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// Longest time for all tries of one request: its signature is refused after 15 minutes.
+const SIGNATURE_LIMIT: Duration = Duration::from_mins(14);
+/// Longest time for one request with its answer: 8 MiB at 30 KiB/s. S3 may take minutes to complete a large upload.
+const REQUEST_LIMIT: Duration = Duration::from_mins(5);
+
+/// What was seen of a server; shared by all that talk to it.
+#[derive(Debug, Default)]
+pub(super) struct Watch {
+    reached: AtomicBool,
+    unchecked: AtomicBool,
+    mismatch: AtomicBool,
+}
+
+impl Watch {
+    /// The server has answered.
+    pub(super) fn reached(&self) -> bool {
+        self.reached.load(Ordering::Relaxed)
+    }
+    /// Some upload's checksum was not confirmed.
+    pub(super) fn unchecked(&self) -> bool {
+        self.unchecked.load(Ordering::Relaxed)
+    }
+    /// Some upload's checksum came back as another one.
+    pub(super) fn mismatch(&self) -> bool {
+        self.mismatch.load(Ordering::Relaxed)
+    }
+}
+
+/// [`ReqwestTransport`], watched.
+pub(super) struct Transport {
+    inner: ReqwestTransport,
+    watch: Arc<Watch>,
+    retry: bool,
+}
+
+impl Transport {
+    /// Passes everything on once.
+    pub(super) fn once(client: reqwest::Client, watch: Arc<Watch>) -> Self {
+        Self { inner: ReqwestTransport::new(client), watch, retry: false }
+    }
+
+    /// Tries again what failed for a reason that may pass.
+    pub(super) fn patient(client: reqwest::Client, watch: Arc<Watch>) -> Self {
+        Self { inner: ReqwestTransport::new(client), watch, retry: true }
+    }
+
+    /// One try. An answer is kept in memory where it will be judged here: those of uploads have a few hundred bytes.
+    async fn attempt(&self, request: http::Request<Buffer>) -> Result<http::Response<HttpBody>> {
+        let sent = request.headers().get(CHECKSUM_HEADER).cloned();
+        let response = self.inner.fetch(request).await?;
+        let status = response.status();
+        if !status.is_server_error() {
+            self.watch.reached.store(true, Ordering::Relaxed);
+        }
+        if let (Some(sent), true) = (sent, status.is_success()) {
+            match response.headers().get(CHECKSUM_HEADER) {
+                Some(echo) if *echo == sent => {}
+                Some(_) => {
+                    self.watch.mismatch.store(true, Ordering::Relaxed);
+                    return Err(Error::new(ErrorKind::Unexpected, "the server computed another checksum"));
+                }
+                None => self.watch.unchecked.store(true, Ordering::Relaxed),
+            }
+        }
+        Ok(response)
+    }
+
+    /// One try with its whole answer, in a bounded time.
+    async fn whole(&self, request: http::Request<Buffer>) -> Result<http::Response<Buffer>> {
+        let answer = async {
+            let (parts, mut body) = self.attempt(request).await?.into_parts();
+            Ok(http::Response::from_parts(parts, body.to_buffer().await?))
+        };
+        tokio::time::timeout(REQUEST_LIMIT, answer)
+            .await
+            .unwrap_or_else(|_| Err(Error::new(ErrorKind::Unexpected, "no answer in time").set_temporary()))
+    }
+}
+
+impl HttpTransport for Transport {
+    async fn fetch(&self, request: http::Request<Buffer>) -> Result<http::Response<HttpBody>> {
+        if !self.retry {
+            return self.attempt(request).await;
+        }
+        let all = self.tries(request);
+        let late = |_| Err(Error::new(ErrorKind::Unexpected, "no answer in time").set_persistent());
+        tokio::time::timeout(SIGNATURE_LIMIT, all).await.unwrap_or_else(late)
+    }
+}
+
+impl Transport {
+    /// The same request until it succeeds, cannot, or was tried often enough.
+    async fn tries(&self, request: http::Request<Buffer>) -> Result<http::Response<HttpBody>> {
+        let mut tries = 0;
+        loop {
+            let answer = self.whole(request.clone()).await;
+            let again = match &answer {
+                Ok(response) => may_pass(response.status()),
+                Err(error) => error.is_temporary(),
+            };
+            if !again || tries >= if self.watch.reached() { PATIENT } else { BRISK } {
+                // A layer above must not begin anew what was tried often enough here.
+                return answer.map_err(Error::set_persistent).map(|response| {
+                    let (parts, body) = response.into_parts();
+                    let size = body.len() as u64;
+                    http::Response::from_parts(parts, HttpBody::new(futures::stream::iter([Ok(body)]), Some(size)))
+                });
+            }
+            let pause = pause_before(tries);
+            tries += 1;
+            // The path, not the query: it has the key, and nothing secret.
+            tracing::warn!(
+                method = %request.method(), path = request.uri().path(), again = tries, pause_ms = pause.as_millis(),
+                status = answer.as_ref().ok().map(|r| r.status().as_u16()), "the destination did not take a request"
+            );
+            tokio::time::sleep(pause).await;
+        }
+    }
+}
+
+/// Doubled each time, and between half and all of that, so that many runs do not come back at the same moment.
+fn pause_before(tries: u32) -> Duration {
+    let full = FIRST_PAUSE.saturating_mul(1 << tries.min(16)).min(LONGEST_PAUSE);
+    full.mul_f64(rand::rng().random_range(0.5..=1.0))
+}
+
+/// Answers after which the same request may succeed.
+fn may_pass(status: http::StatusCode) -> bool {
+    matches!(status.as_u16(), 408 | 429 | 499 | 500 | 502 | 503 | 504)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_tries_end_before_the_signature_does() {
+        let pauses: Duration = (0..PATIENT).map(|n| FIRST_PAUSE.saturating_mul(1 << n).min(LONGEST_PAUSE)).sum();
+        assert!(pauses < Duration::from_secs(150), "{pauses:?}");
+        for tries in 0..40 {
+            let pause = pause_before(tries);
+            assert!(pause >= FIRST_PAUSE / 2 && pause <= LONGEST_PAUSE);
+        }
+    }
+}
