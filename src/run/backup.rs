@@ -34,6 +34,7 @@
 //! An object is closed at [`SEGMENT_SIZE`] and the next one begun (S3 takes 10,000 parts, which are 78 GiB here). All of
 //! them are committed at the end, in order.
 
+use super::guard::guard;
 use super::{AttemptId, Phase};
 use crate::api::names::ObjectKey;
 use crate::archive::encode::{Encoder, FRAME_SIZE};
@@ -267,7 +268,7 @@ impl Attempt<'_> {
         let completion = completion?;
         let raw_size = encoder.raw_size();
         let counts = watch.map(TarWatch::finish).transpose().map_err(|fault| tar_failure(&fault, raw_size))?;
-        self.guard(&completion, raw_size, counts)?;
+        guard(self.plan, &completion, raw_size, counts)?;
         let (last, raw) = encoder.finish().await?;
         for frame in last {
             self.store(facts.content, frame).await?;
@@ -341,42 +342,6 @@ impl Attempt<'_> {
             Err(failure) => self.warn(failure.message),
         }
         Ok(())
-    }
-
-    /// Is there anything in it, and enough?
-    fn guard(&self, completion: &Completion, raw_size: u64, counts: Option<Counts>) -> Result<(), Failure> {
-        let exit_code = completion.ending().exit_code;
-        let empty = |message: String| {
-            let mut failure = Failure::new(Reason::EmptyBackup, message);
-            failure.exit_code = exit_code;
-            if let Completion::Incomplete(_, _, why) = completion {
-                failure.message = format!("{}. {why}", failure.message);
-            }
-            Err(failure)
-        };
-        if !self.plan.allow_empty {
-            match counts {
-                None if raw_size == 0 => {
-                    return empty(
-                        "the command wrote nothing on its standard output. If that is right, set guard.allowEmpty"
-                            .into(),
-                    );
-                }
-                Some(counts) if counts.with_content == 0 => {
-                    return empty(format!(
-                        "there is no file with content in it ({} files, all empty). If that is right, set guard.allowEmpty",
-                        counts.files
-                    ));
-                }
-                _ => {}
-            }
-        }
-        match self.plan.minimum_size {
-            Some(minimum) if raw_size < minimum => {
-                empty(format!("it has {raw_size} bytes, and guard.minimumSize asks for {minimum}"))
-            }
-            _ => Ok(()),
-        }
     }
 
     /// Hands a frame to the destination; begins another object where this one is long enough.

@@ -3,6 +3,7 @@
 pub mod admission;
 pub mod backup;
 pub mod claim;
+pub mod guard;
 pub mod supervisor;
 
 use crate::api::names::{JobRef, ObjectKey, RunName, Uid};
