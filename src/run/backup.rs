@@ -268,7 +268,7 @@ impl Attempt<'_> {
         let completion = completion?;
         let raw_size = encoder.raw_size();
         let counts = watch.map(TarWatch::finish).transpose().map_err(|fault| tar_failure(&fault, raw_size))?;
-        guard(self.plan, &completion, raw_size, counts)?;
+        guard(self.plan.allow_empty, self.plan.minimum_size, &completion, raw_size, counts)?;
         let (last, raw) = encoder.finish().await?;
         for frame in last {
             self.store(facts.content, frame).await?;

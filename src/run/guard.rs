@@ -1,13 +1,18 @@
 //! **P** Is there anything in it, and enough? What stands between an empty dump and a green status.
 
-use super::backup::Plan;
 use crate::error::{Failure, Reason};
 use crate::source::Completion;
 use crate::source::tar_end::Counts;
 
 /// Refuses a backup of nothing (no byte; in a tar, no file with content), and one below `guard.minimumSize`. `counts` is
-/// there for a tar. The size is that of the raw bytes.
-pub fn guard(plan: &Plan, completion: &Completion, raw_size: u64, counts: Option<Counts>) -> Result<(), Failure> {
+/// there for a tar. The sizes are those of the raw bytes.
+pub fn guard(
+    allow_empty: bool,
+    minimum_size: Option<u64>,
+    completion: &Completion,
+    raw_size: u64,
+    counts: Option<Counts>,
+) -> Result<(), Failure> {
     let empty = |message: String| {
         let mut failure = Failure::new(Reason::EmptyBackup, message);
         failure.exit_code = completion.ending().exit_code;
@@ -16,7 +21,7 @@ pub fn guard(plan: &Plan, completion: &Completion, raw_size: u64, counts: Option
         }
         Err(failure)
     };
-    if !plan.allow_empty {
+    if !allow_empty {
         match counts {
             None if raw_size == 0 => {
                 return empty(
@@ -34,7 +39,7 @@ pub fn guard(plan: &Plan, completion: &Completion, raw_size: u64, counts: Option
             _ => {}
         }
     }
-    match plan.minimum_size {
+    match minimum_size {
         Some(minimum) if raw_size < minimum => {
             empty(format!("it has {raw_size} bytes, and guard.minimumSize asks for {minimum}"))
         }
