@@ -38,8 +38,8 @@ struct Container {
 }
 
 const TOOLS: &[&str] = &[
-    "cat", "chmod", "dd", "df", "du", "env", "false", "head", "ls", "mkdir", "mkfifo", "mv", "rm", "rmdir", "seq", "sleep",
-    "tar", "touch", "tr", "true", "wc", "yes",
+    "cat", "chmod", "dd", "df", "du", "env", "false", "head", "ls", "mkdir", "mkfifo", "mv", "rm", "rmdir", "seq",
+    "sleep", "tar", "touch", "tr", "true", "wc", "yes",
 ];
 
 fn program(name: &str) -> PathBuf {
@@ -85,7 +85,7 @@ impl Container {
         fs::remove_file(self.path("bin").join(tool)).unwrap();
     }
 
-    fn plan(&self, form: DumpForm, command: &str) -> Plan {
+    fn plan(form: DumpForm, command: &str) -> Plan {
         Plan {
             nonce: Nonce::new(0x1234_5678_9abc_def0_1234_5678_9abc_def0),
             dump: Dump { command: command.to_owned(), form, allow_unchecked_pipes: false },
@@ -111,12 +111,12 @@ impl Container {
     }
 
     fn stdout(&self, command: &str) -> Outcome {
-        self.run(&self.plan(DumpForm::Stdout, command))
+        self.run(&Self::plan(DumpForm::Stdout, command))
     }
 
     fn directory(&self, command: &str) -> Outcome {
         let command = command.replace("/backup", self.path("backup").to_str().unwrap());
-        self.run(&self.plan(self.backup(), &command))
+        self.run(&Self::plan(self.backup(), &command))
     }
 
     /// Runs to the end, as the operator does.
@@ -129,7 +129,7 @@ impl Container {
         read_on(child.stdout.take().unwrap(), events.clone(), true);
         read_on(child.stderr.take().unwrap(), events, false);
         let mut onward = VecDeque::new();
-        while let Ok((is_stdout, chunk)) = inbox.recv_timeout(Duration::from_secs(60)) {
+        while let Ok((is_stdout, chunk)) = inbox.recv_timeout(Duration::from_mins(1)) {
             if is_stdout {
                 transcript.stdout(chunk, &mut onward).unwrap_or_else(|e| panic!("{:?}: {e}", self.shell));
                 if transcript.verdict().is_some()
@@ -293,9 +293,9 @@ fn a_failing_first_part_of_a_pipe_is_never_a_success() {
         let expected = if c.shell == Shell::Dash { Some(Reason::PipelineNotChecked) } else { None };
         assert_eq!(good.reason, expected, "{:?}: {good:?}", c.shell);
         // What is beyond our sight is refused before anything runs, in any shell.
-        let nested = c.plan(DumpForm::Stdout, "sh -c 'false | cat'").argv().unwrap_err();
+        let nested = Container::plan(DumpForm::Stdout, "sh -c 'false | cat'").argv().unwrap_err();
         assert_eq!(nested.reason, Reason::PipelineNotChecked);
-        let mut allowed = c.plan(DumpForm::Stdout, "sh -c 'false | cat'");
+        let mut allowed = Container::plan(DumpForm::Stdout, "sh -c 'false | cat'");
         allowed.dump.allow_unchecked_pipes = true;
         assert_eq!(c.run(&allowed).verdict, Some(Verdict::Command(0)));
     });
@@ -315,7 +315,8 @@ fn the_environment_says_what_is_backed_up() {
 #[test]
 fn a_directory_is_made_packed_and_removed() {
     in_each(|c| {
-        let out = c.directory("echo said; echo content > /backup/dump.sql; mkdir /backup/sub; touch /backup/sub/.hidden");
+        let out =
+            c.directory("echo said; echo content > /backup/dump.sql; mkdir /backup/sub; touch /backup/sub/.hidden");
         assert_eq!(out.verdict, Some(Verdict::Tar(0)), "{:?}: {out:?}", c.shell);
         assert_eq!(out.log, "said\n");
         assert_eq!(out.names(), ["./dump.sql", "./sub/", "./sub/.hidden"]);
@@ -328,7 +329,8 @@ fn a_directory_is_made_packed_and_removed() {
 fn a_directory_that_was_there_is_emptied_and_stays() {
     in_each(|c| {
         fs::create_dir_all(c.path("backup/lost+found")).unwrap();
-        let out = c.directory("test -f /backup/.ubo-run; echo x > /backup/a; mkdir /backup/..b; echo y > /backup/..b/.c");
+        let out =
+            c.directory("test -f /backup/.ubo-run; echo x > /backup/a; mkdir /backup/..b; echo y > /backup/..b/.c");
         assert_eq!(out.names(), ["./..b/", "./..b/.c", "./a"], "{:?}: {out:?}", c.shell);
         assert_eq!(fs::read_dir(c.path("backup")).unwrap().count(), 1);
         assert!(c.path("backup/lost+found").exists());
@@ -368,7 +370,7 @@ fn what_lies_in_the_directory_is_named_and_not_touched() {
 #[test]
 fn a_directory_that_cannot_be_made_is_said() {
     in_each(|c| {
-        let plan = c.plan(DumpForm::Directory("/proc/backup".to_owned()), "true");
+        let plan = Container::plan(DumpForm::Directory("/proc/backup".to_owned()), "true");
         let out = c.run(&plan);
         assert_eq!(out.reason, Some(Reason::BackupDirectoryUnavailable), "{:?}: {out:?}", c.shell);
     });
@@ -401,7 +403,7 @@ fn a_living_run_keeps_its_directory_unless_it_is_an_attempt_of_the_same() {
         let fifo = c.path("hold");
         let command = format!("touch {0}/begun; cat < {1}", c.path("backup").display(), fifo.display());
         Command::new("mkfifo").arg(&fifo).status().unwrap();
-        let plan = c.plan(c.backup(), &command);
+        let plan = Container::plan(c.backup(), &command);
         let mut first = c.start(&plan);
         eventually("the first run has begun", || c.path("backup/begun").exists());
 
@@ -458,8 +460,9 @@ fn files_that_cannot_be_read_are_told_by_the_exit_code_of_tar() {
 #[test]
 fn a_directory_that_outgrows_its_limit_is_ended() {
     in_each(|c| {
-        let mut plan = c.plan(c.backup(), "");
-        plan.dump.command = format!("dd if=/dev/zero of={}/big bs=1024 count=3000 2>/dev/null; sleep 1000", c.path("backup").display());
+        let mut plan = Container::plan(c.backup(), "");
+        plan.dump.command =
+            format!("dd if=/dev/zero of={}/big bs=1024 count=3000 2>/dev/null; sleep 1000", c.path("backup").display());
         plan.staged_limit_kib = 2000;
         let out = c.run(&plan);
         let mount = Command::new("df").arg("-P").arg(c.root.path()).output().unwrap();
@@ -481,7 +484,7 @@ fn when_the_reader_goes_everything_goes() {
             (DumpForm::Stdout, format!("touch {}/begun; yes", c.root.path().display())),
         ] {
             let begun = if form == DumpForm::Stdout { c.path("begun") } else { c.path("backup/begun") };
-            let mut child = c.start(&c.plan(form, &command));
+            let mut child = c.start(&Container::plan(form, &command));
             eventually("the command has begun", || begun.exists());
             drop((child.stdin.take(), child.stdout.take(), child.stderr.take()));
             let status = child.wait().unwrap();
@@ -497,7 +500,7 @@ fn when_the_reader_goes_everything_goes() {
 fn when_the_shell_itself_is_killed_the_watcher_does_its_work() {
     in_each(|c| {
         let command = format!("touch {}/begun; sleep 1000", c.path("backup").display());
-        let mut child = c.start(&c.plan(c.backup(), &command));
+        let mut child = c.start(&Container::plan(c.backup(), &command));
         eventually("the command has begun", || c.path("backup/begun").exists());
         child.kill().unwrap();
         child.wait().unwrap();
@@ -524,7 +527,10 @@ fn without_the_tools_for_large_pieces_it_still_works() {
         assert_eq!(c.stdout("echo x; exit 3").verdict, Some(Verdict::Command(3)));
         c.remove("cat");
         let out = c.stdout("echo x; exit 3");
-        assert_eq!((out.data.as_slice(), out.verdict, out.status.code()), (&b"x\n"[..], Some(Verdict::Command(3)), Some(3)));
+        assert_eq!(
+            (out.data.as_slice(), out.verdict, out.status.code()),
+            (&b"x\n"[..], Some(Verdict::Command(3)), Some(3))
+        );
     });
 }
 

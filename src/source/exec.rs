@@ -1,1 +1,395 @@
-//! **A** exec
+//! **A** A dump by exec: a command in the target's container, read through the Kubernetes API.
+//!
+//! [`super::wrapper`] says what runs there and what proves its end, [`super::exec_loop`] carries the bytes; here the two
+//! meet, and what became of them is judged: [`Completion::Complete`] only for a trailer with exit code 0 that was the last
+//! thing on the stream. The API server's status is one more check, which can spoil a backup and never make one.
+
+use super::exec_loop::{self, Dialogue, End, Exit, OpenError, Place, Times};
+use super::wrapper::{Nonce, Plan, STAGED_LIMIT_KIB, Transcript, Verdict};
+use super::{CHANNEL_CHUNKS, Capture, CaptureFacts, Completion, Consistency, Content, Ending, Source};
+use crate::error::{Failure, Reason, cut};
+use crate::run::AttemptId;
+use crate::target::{ResolvedPod, gone};
+use crate::tenant::{Account, code, unavailable};
+use crate::validate::{Dump, DumpForm};
+use async_trait::async_trait;
+use bytes::Bytes;
+use kube::Client;
+use std::collections::VecDeque;
+use std::time::Duration;
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+
+/// How much of what a failed command printed goes to the operator's log, in bytes: the last part.
+const LOGGED: usize = 4096;
+
+/// How often, and how far apart, it is looked whether the pod is gone: the kubelet reports a container's end within a
+/// second or two, after the stream has ended.
+const GONE_LOOKS: u32 = 8;
+const GONE_PAUSE: Duration = Duration::from_millis(500);
+
+/// A dump command in one container.
+pub struct ExecSource {
+    /// With the tenant's rights; must not retry by itself.
+    client: Client,
+    account: Account,
+    pod: ResolvedPod,
+    plan: Plan,
+    times: Times,
+}
+
+impl ExecSource {
+    /// A source that reads `pod` with the rights of `client`, which are those of `account`. `target_path` is what the
+    /// BackupJob's target names, for the command's environment.
+    pub fn new(
+        client: Client,
+        account: Account,
+        pod: ResolvedPod,
+        dump: Dump,
+        target_path: Option<String>,
+        id: &AttemptId,
+    ) -> Self {
+        let plan = Plan {
+            nonce: Nonce::new(rand::random()),
+            dump,
+            run: id.run.clone(),
+            run_uid: id.run_uid.clone(),
+            target_path,
+            staged_limit_kib: STAGED_LIMIT_KIB,
+        };
+        Self { client, account, pod, plan, times: Times::default() }
+    }
+
+    /// The same, with other times: tests do not wait for a minute.
+    #[must_use]
+    pub fn with_times(mut self, times: Times) -> Self {
+        self.times = times;
+        self
+    }
+
+    fn place(&self) -> Place<'_> {
+        let ResolvedPod { namespace, pod, container, .. } = &self.pod;
+        Place { namespace: namespace.as_str(), pod, container }
+    }
+
+    fn open_failure(&self, error: &OpenError) -> Failure {
+        let ResolvedPod { namespace, pod, container, .. } = &self.pod;
+        let error = match error {
+            OpenError::TooLong => {
+                return Failure::new(
+                    Reason::InvalidSpec,
+                    "strategy.command is too long for a request (about 15,000 characters): put it into a script in the image",
+                );
+            }
+            OpenError::TimedOut(_) => {
+                return Failure::new(
+                    Reason::SourceUnavailable,
+                    format!("exec into pod {namespace}/{pod} was not answered ({error}); it is tried again"),
+                );
+            }
+            OpenError::Refused(error) => error,
+        };
+        match code(error) {
+            Some(403) => self.account.forbidden("exec into pods", namespace.as_str()),
+            Some(404) => Failure::new(
+                Reason::TargetGone,
+                format!("pod {namespace}/{pod} went away before it was read; it is tried again"),
+            ),
+            Some(400) => Failure::new(
+                Reason::SourceUnavailable,
+                format!(
+                    "exec into container {container} of pod {namespace}/{pod} was refused: {}",
+                    short(&error.to_string())
+                ),
+            ),
+            _ => unavailable(&format!("exec into pod {namespace}/{pod}"), error),
+        }
+    }
+}
+
+#[async_trait]
+impl Source for ExecSource {
+    async fn open(&self, cancel: CancellationToken) -> Result<Capture, Failure> {
+        // A nonce is used once: a second opening of the same source is another attempt.
+        let plan = Plan { nonce: Nonce::new(rand::random()), ..self.plan.clone() };
+        let argv = plan.argv()?;
+        let session = tokio::select! {
+            () = cancel.cancelled() => return Err(cancelled()),
+            session = exec_loop::open(&self.client, self.place(), &argv, &self.times) => session,
+        };
+        let session = session.map_err(|error| self.open_failure(&error))?;
+
+        let facts = CaptureFacts {
+            content: match plan.dump.form {
+                DumpForm::Stdout => Content::Raw,
+                DumpForm::Directory(_) => Content::Tar,
+            },
+            consistency: Consistency::Command,
+            pod: Some(self.pod.pod.clone()),
+            container: Some(self.pod.container.clone()),
+        };
+        let (sender, bytes) = mpsc::channel(CHANNEL_CHUNKS);
+        let (report, verdict) = oneshot::channel();
+        let stop = cancel.child_token();
+        let guard = stop.clone().drop_guard();
+        let (client, pod, times) = (self.client.clone(), self.pod.clone(), self.times);
+        tokio::spawn(async move {
+            let mut conversation = Conversation { transcript: Transcript::new(&plan.nonce), answered: false };
+            let end = session.run(&mut conversation, sender, &times, &stop).await;
+            let judged = judge(&client, &pod, &plan, conversation.transcript, end).await;
+            // Nobody may be waiting for it any more.
+            let _ = report.send(judged);
+        });
+        let completion = async move {
+            let judged = verdict.await;
+            drop(guard);
+            judged.unwrap_or_else(|_| {
+                Err(Failure::new(Reason::Internal, "the task that read the pod ended without a word"))
+            })
+        };
+        Ok(Capture { facts, bytes, completion: Box::pin(completion) })
+    }
+}
+
+/// The wrapper's side of the exchange: what it says is written down, and it is told to go once its end marker was read.
+struct Conversation {
+    transcript: Transcript,
+    answered: bool,
+}
+
+impl Dialogue for Conversation {
+    fn stdout(&mut self, chunk: Bytes, onward: &mut VecDeque<Bytes>) -> Result<(), Failure> {
+        self.transcript.stdout(chunk, onward)
+    }
+
+    fn stderr(&mut self, chunk: Bytes) {
+        self.transcript.stderr(chunk);
+    }
+
+    fn answer(&mut self) -> Option<Bytes> {
+        let now = !self.answered && self.transcript.verdict().is_some();
+        self.answered |= now;
+        now.then_some(Bytes::from_static(b"\n"))
+    }
+}
+
+fn cancelled() -> Failure {
+    Failure::new(Reason::CancelRequested, "the run was cancelled")
+}
+
+fn short(text: &str) -> &str {
+    cut(text, 300)
+}
+
+async fn judge(
+    client: &Client,
+    pod: &ResolvedPod,
+    plan: &Plan,
+    transcript: Transcript,
+    end: End,
+) -> Result<Completion, Failure> {
+    let judged = match transcript.verdict() {
+        Some(verdict) => with_verdict(plan, &transcript, verdict, end),
+        None => Err(without_verdict(client, pod, &transcript, end).await),
+    };
+    let mut ending = Ending { exit_code: None, warnings: transcript.warnings(), log: Vec::new() };
+    let received = transcript.received();
+    ending.log = transcript.into_log();
+    match judged {
+        Ok(Judged { exit_code, warning, unread }) => {
+            ending.exit_code = Some(exit_code);
+            ending.warnings.extend(warning);
+            Ok(match unread {
+                None => Completion::Complete(ending),
+                Some(why) => Completion::Incomplete(ending, Reason::SourceIncomplete, why),
+            })
+        }
+        Err(failure) => {
+            let tail = &ending.log[ending.log.len().saturating_sub(LOGGED)..];
+            tracing::warn!(
+                namespace = %pod.namespace, pod = pod.pod, container = pod.container, reason = %failure.reason,
+                exit_code = failure.exit_code, received, stderr = %String::from_utf8_lossy(tail),
+                "the command gave no backup"
+            );
+            Err(failure)
+        }
+    }
+}
+
+/// A backup whose end was seen.
+struct Judged {
+    exit_code: i32,
+    warning: Option<String>,
+    /// What could not be packed.
+    unread: Option<String>,
+}
+
+fn with_verdict(plan: &Plan, transcript: &Transcript, verdict: Verdict, end: End) -> Result<Judged, Failure> {
+    if let Some(failure) = plan.failure(verdict, transcript.lies()) {
+        return Err(failure);
+    }
+    let warning = match end {
+        End::Refused(failure) => return Err(failure),
+        End::Cancelled => return Err(cancelled()),
+        End::Status(Exit::Code(code)) if code == verdict.exit_code() => None,
+        End::Status(exit) => {
+            return Err(Failure::new(
+                Reason::StreamCorrupt,
+                format!(
+                    "the end marker says exit code {} and the API server {}; it is tried again",
+                    verdict.exit_code(),
+                    match &exit {
+                        Exit::Code(code) => format!("says {code}"),
+                        Exit::Unknown(words) => format!("says: {}", short(words)),
+                    }
+                ),
+            ));
+        }
+        // Everything was read: what is missing is only the API server's own word.
+        End::Closed | End::Lost(_) | End::Silent | End::Stalled | End::ReaderGone => {
+            Some("the API server did not report the end of the exec; the stream's own end marker was whole".to_owned())
+        }
+    };
+    let unread = match verdict {
+        Verdict::Tar(code @ 1..) => Some(format!(
+            "tar could not read everything in the backup directory (exit code {code}); the log of the backup names the files"
+        )),
+        _ => None,
+    };
+    Ok(Judged { exit_code: 0, warning, unread })
+}
+
+async fn without_verdict(client: &Client, pod: &ResolvedPod, transcript: &Transcript, end: End) -> Failure {
+    let container = format!("container {} of pod {}/{}", pod.container, pod.namespace, pod.pod);
+    let received = transcript.received();
+    match &end {
+        End::Refused(failure) => return failure.clone(),
+        End::Cancelled => return cancelled(),
+        End::ReaderGone => {
+            return Failure::new(Reason::SourceUnavailable, "reading was given up by whoever stores the bytes");
+        }
+        End::Status(exit) if !transcript.started() && received == 0 && shell_missing(exit) => {
+            return Failure::new(
+                Reason::ShellMissing,
+                format!(
+                    "{container} has no `sh`, which a dump needs: name another container in spec.target.container, or use \
+                     an image with a shell"
+                ),
+            );
+        }
+        _ => {}
+    }
+    if let Some(why) = departure(client, pod).await {
+        return Failure::new(
+            Reason::TargetGone,
+            format!("{why} while {container} was read ({received} bytes so far); it is tried again"),
+        );
+    }
+    let (reason, what) = match end {
+        End::Stalled => (
+            Reason::StreamStalled,
+            format!("neither a byte nor a heartbeat came from {container} for too long ({received} bytes so far)"),
+        ),
+        End::Status(Exit::Unknown(words)) if !transcript.started() => {
+            (Reason::SourceUnavailable, format!("the command could not be started in {container}: {}", short(&words)))
+        }
+        End::Status(Exit::Unknown(words)) => (
+            Reason::StreamCut,
+            format!(
+                "the stream from {container} ended before its end marker after {received} bytes: {}",
+                short(&words)
+            ),
+        ),
+        End::Status(Exit::Code(code)) => (
+            Reason::StreamCut,
+            format!(
+                "the shell in {container} ended with exit code {code} and no end marker after {received} bytes{}",
+                if code == 137 { " (killed: out of memory?)" } else { "" }
+            ),
+        ),
+        End::Lost(why) => {
+            (Reason::StreamCut, format!("the connection to {container} broke after {received} bytes ({})", short(&why)))
+        }
+        _ => (
+            Reason::StreamCut,
+            format!("the stream from {container} ended before its end marker after {received} bytes"),
+        ),
+    };
+    Failure::new(reason, format!("{what}; it is tried again"))
+}
+
+/// How the runtimes say that there is no `sh`: containerd and CRI-O by the words of the OCI runtime in an error of the
+/// kubelet's, some by the exit code that a shell would give.
+fn shell_missing(exit: &Exit) -> bool {
+    match exit {
+        Exit::Code(code) => matches!(code, 126..=128),
+        Exit::Unknown(words) => {
+            words.contains("\"sh\"") && (words.contains("not found") || words.contains("no such file"))
+        }
+    }
+}
+
+async fn departure(client: &Client, pod: &ResolvedPod) -> Option<String> {
+    for look in 0..GONE_LOOKS {
+        if look > 0 {
+            tokio::time::sleep(GONE_PAUSE).await;
+        }
+        match gone(client, pod).await {
+            Ok(Some(why)) => return Some(why),
+            Ok(None) => {}
+            // Without the right, or without the API server, nothing can be told.
+            Err(_) => return None,
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::names::{RunName, Uid};
+
+    fn plan() -> Plan {
+        Plan {
+            nonce: Nonce::new(9),
+            dump: Dump { command: "pg_dumpall".into(), form: DumpForm::Stdout, allow_unchecked_pipes: false },
+            run: RunName::new("pg-once").unwrap(),
+            run_uid: Uid::new("6b1cbb4c-0000-4000-8000-000000000001").unwrap(),
+            target_path: None,
+            staged_limit_kib: 1,
+        }
+    }
+
+    fn judged(trailer: &str, end: End) -> Result<Judged, Failure> {
+        let mut transcript = Transcript::new(&Nonce::new(9));
+        transcript.stdout(format!("data\n{:032x} {trailer}\n", 9).into(), &mut VecDeque::new()).unwrap();
+        with_verdict(&plan(), &transcript, transcript.verdict().unwrap(), end)
+    }
+
+    #[test]
+    fn a_status_can_spoil_a_backup_and_never_make_one() {
+        let status = |code| End::Status(Exit::Code(code));
+        assert!(judged("command 0", status(0)).unwrap().warning.is_none());
+        assert!(judged("command 0", End::Silent).unwrap().warning.is_some());
+        assert_eq!(judged("command 0", status(1)).err().unwrap().reason, Reason::StreamCorrupt);
+        let unknown = End::Status(Exit::Unknown("?".into()));
+        assert_eq!(judged("command 0", unknown).err().unwrap().reason, Reason::StreamCorrupt);
+        let failed = judged("command 3", status(0)).err().unwrap();
+        assert_eq!((failed.reason, failed.exit_code), (Reason::CommandFailed, Some(3)));
+        let late = Failure::new(Reason::StreamCorrupt, "late");
+        assert_eq!(judged("command 0", End::Refused(late.clone())).err(), Some(late));
+        assert!(judged("tar 1", status(1)).unwrap().unread.is_some());
+        assert_eq!(judged("tar 137", status(137)).err().unwrap().reason, Reason::ArchiveTruncated);
+    }
+
+    #[test]
+    fn a_missing_shell_is_known_by_the_words_of_the_runtime() {
+        let words = "Internal error occurred: error executing command in container: failed to exec in container: failed to \
+                     start exec: OCI runtime exec failed: exec failed: unable to start container process: exec: \"sh\": \
+                     executable file not found in $PATH: unknown";
+        assert!(shell_missing(&Exit::Unknown(words.into())));
+        assert!(shell_missing(&Exit::Code(127)));
+        assert!(!shell_missing(&Exit::Unknown("container not found (\"pg\")".into())));
+        assert!(!shell_missing(&Exit::Code(3)));
+    }
+}

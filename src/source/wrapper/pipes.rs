@@ -16,9 +16,8 @@ pub enum Pipes {
 }
 
 /// Programs that take shell text as an argument or on standard input.
-const SHELLS: [&str; 14] = [
-    "sh", "bash", "dash", "ash", "ksh", "mksh", "zsh", "busybox", "su", "runuser", "sudo", "ssh", "script", "eval",
-];
+const SHELLS: [&str; 14] =
+    ["sh", "bash", "dash", "ash", "ksh", "mksh", "zsh", "busybox", "su", "runuser", "sudo", "ssh", "script", "eval"];
 
 /// Looks for pipes in a shell command.
 pub fn pipes(command: &str) -> Pipes {
@@ -113,7 +112,9 @@ impl<'a> Walk<'a> {
                 b'#' if starts => self.comment(),
                 // After any other operator a `#` is left alone, which can only make us see too many pipes … unless a
                 // quote in that comment opens what never was one.
-                b'#' if self.at > 0 && matches!(self.text.as_bytes()[self.at - 1], b'(' | b')' | b'<' | b'>' | b'|') => {
+                b'#' if self.at > 0
+                    && matches!(self.text.as_bytes()[self.at - 1], b'(' | b')' | b'<' | b'>' | b'|') =>
+                {
                     return Err(Doubt);
                 }
                 b'<' if self.peek(1) == Some(b'<') => self.here_document()?,
@@ -300,11 +301,12 @@ mod tests {
     }
 
     fn line() -> impl Strategy<Value = String> {
-        (simple(), prop_oneof![Just(""), Just(" # it's a | comment"), Just(" || true"), Just(";")], any::<bool>()).prop_map(
-            |(command, end, here)| {
-                if here { format!("{command} <<'E'{end}\nit's | \"\nE\n") } else { format!("{command}{end}\n") }
-            },
-        )
+        (simple(), prop_oneof![Just(""), Just(" # it's a | comment"), Just(" || true"), Just(";")], any::<bool>())
+            .prop_map(
+                |(command, end, here)| {
+                    if here { format!("{command} <<'E'{end}\nit's | \"\nE\n") } else { format!("{command}{end}\n") }
+                },
+            )
     }
 
     proptest! {
