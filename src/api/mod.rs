@@ -5,6 +5,7 @@
 
 pub mod backup_job;
 pub mod backup_run;
+pub mod conditions;
 pub mod destination;
 pub mod names;
 pub mod runner;
@@ -12,6 +13,7 @@ pub mod schema;
 pub mod settings;
 pub mod strategy;
 pub mod target;
+pub mod time;
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::CustomResourceExt;

@@ -1,5 +1,258 @@
-//! **O** Watches BackupJobs and BackupRuns: validate, index, status.
+//! **O** The controller: one loop that owns the [`world::World`] and the runs at work.
+//!
+//! Everything that happens arrives as a [`Signal`]; after each, [`world::World::decide`] says what follows, and it is
+//! done. Calls to the API server are tasks of their own that report back as signals, so the loop itself never waits for
+//! anything but the next signal or the next tick. It is the only place that starts a run.
 
 pub mod policy;
+pub mod records;
 pub mod status;
 pub mod status_writer;
+pub mod world;
+
+use crate::api::backup_job::BackupJob;
+use crate::api::backup_run::BackupRun;
+use crate::api::names::{JobRef, Namespace};
+use crate::clock::Clock;
+use crate::error::Failure;
+use crate::run::observer::Observer;
+use crate::run::ports::{Claim, Claimed, Executor, Records, RunKey, StatusSink};
+use crate::run::supervisor::Supervisor;
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use world::{Action, World};
+
+/// The wall clock may jump, so it is looked at again at least this often.
+const LOOK_AGAIN: Duration = Duration::from_secs(10);
+
+/// What a watch says of one kind of object.
+#[derive(Debug)]
+pub enum Seen<K> {
+    /// It is so.
+    Apply(Box<K>),
+    /// It is gone.
+    Delete(Box<K>),
+    /// The watch began anew and has shown everything: `Apply` since the last `Begin` was all there is.
+    Complete,
+    /// The watch begins anew.
+    Begin,
+}
+
+/// Something that the controller has to know.
+#[derive(Debug)]
+pub enum Signal {
+    /// Of the BackupJobs.
+    Job(Seen<BackupJob>),
+    /// Of the BackupRuns.
+    Run(Seen<BackupRun>),
+    /// Whether the admission policies are in force (`None`), or why not.
+    Policy(Option<Failure>),
+    /// What became of a claim.
+    ClaimEnded(Claim, u32, Result<Claimed, Failure>),
+    /// Whether a namespace lets its ServiceAccount be used.
+    AccessChecked(JobRef, Result<(), Failure>),
+}
+
+/// What the controller needs of the outside.
+pub struct Ports {
+    /// The cluster's objects.
+    pub records: Arc<dyn Records>,
+    /// Who does the work.
+    pub executor: Arc<dyn Executor>,
+    /// Who wants to know.
+    pub observer: Arc<dyn Observer>,
+    /// Where BackupJob status goes.
+    pub statuses: Arc<dyn StatusSink>,
+    /// The time.
+    pub clock: Arc<dyn Clock>,
+}
+
+/// The loop's own state.
+pub struct Controller {
+    ports: Ports,
+    world: World,
+    supervisor: Supervisor,
+    signals: mpsc::Receiver<Signal>,
+    sender: mpsc::Sender<Signal>,
+    shown_jobs: Option<HashSet<JobRef>>,
+    shown_runs: Option<HashSet<String>>,
+    complete: (bool, bool, bool),
+    ready: Box<dyn Fn() + Send>,
+}
+
+impl Controller {
+    /// A controller that reads `signals`; its own tasks report through `sender`. `ready` is called once, when all that is
+    /// in the cluster has been seen.
+    pub fn new(
+        ports: Ports,
+        supervisor: Supervisor,
+        (sender, signals): (mpsc::Sender<Signal>, mpsc::Receiver<Signal>),
+        ready: Box<dyn Fn() + Send>,
+    ) -> Self {
+        Self {
+            ports,
+            world: World::default(),
+            supervisor,
+            signals,
+            sender,
+            shown_jobs: None,
+            shown_runs: None,
+            complete: (false, false, false),
+            ready,
+        }
+    }
+
+    /// Runs until `stop`, then lets running work end for `grace`.
+    pub async fn run(mut self, stop: CancellationToken, grace: Duration) {
+        loop {
+            let wait = self.wait();
+            tokio::select! {
+                () = stop.cancelled() => break,
+                ended = self.supervisor.ended() => self.world.touch(&ended.namespace, &ended.name),
+                signal = self.signals.recv() => match signal {
+                    Some(signal) => self.take(signal),
+                    None => break,
+                },
+                () = tokio::time::sleep(wait) => {}
+            }
+            // What has arrived meanwhile is taken in one go: a burst of events is one decision.
+            while let Ok(signal) = self.signals.try_recv() {
+                self.take(signal);
+            }
+            self.act();
+        }
+        tracing::info!(running = self.supervisor.len(), "no more ticks are claimed; running backups may end");
+        // Signals are taken on, so that nothing that reports here blocks while backups end.
+        let mut signals = self.signals;
+        let drain = async { while signals.recv().await.is_some() {} };
+        tokio::select! {
+            () = self.supervisor.shut_down(grace) => {}
+            () = drain => {}
+        }
+    }
+
+    fn wait(&self) -> Duration {
+        let until = self.world.next_wakeup().map(|at| (at - self.ports.clock.now()).to_std().unwrap_or_default());
+        until.map_or(LOOK_AGAIN, |until| until.min(LOOK_AGAIN))
+    }
+
+    fn take(&mut self, signal: Signal) {
+        let now = self.ports.clock.now();
+        match signal {
+            Signal::Job(Seen::Begin) => self.shown_jobs = Some(HashSet::new()),
+            Signal::Job(Seen::Apply(job)) => {
+                let name = JobRef::new(
+                    job.metadata.namespace.clone().unwrap_or_default(),
+                    job.metadata.name.clone().unwrap_or_default(),
+                );
+                if let (Some(shown), Ok(name)) = (&mut self.shown_jobs, name) {
+                    shown.insert(name);
+                }
+                self.world.apply_job(*job, now);
+            }
+            Signal::Job(Seen::Delete(job)) => {
+                let name = JobRef::new(
+                    job.metadata.namespace.clone().unwrap_or_default(),
+                    job.metadata.name.clone().unwrap_or_default(),
+                );
+                if let Ok(name) = name {
+                    self.world.delete_job(&name);
+                }
+            }
+            Signal::Job(Seen::Complete) => {
+                if let Some(shown) = self.shown_jobs.take() {
+                    self.world.retain_jobs(&shown);
+                }
+                self.note_complete(|complete| complete.0 = true);
+            }
+            Signal::Run(Seen::Begin) => self.shown_runs = Some(HashSet::new()),
+            Signal::Run(Seen::Apply(run)) => {
+                if let (Some(shown), Some(uid)) = (&mut self.shown_runs, &run.metadata.uid) {
+                    shown.insert(uid.clone());
+                }
+                self.world.apply_run(*run);
+            }
+            Signal::Run(Seen::Delete(run)) => self.world.delete_run(&run),
+            Signal::Run(Seen::Complete) => {
+                if let Some(shown) = self.shown_runs.take() {
+                    self.world.retain_runs(&shown);
+                }
+                self.note_complete(|complete| complete.1 = true);
+            }
+            Signal::Policy(missing) => {
+                self.world.set_policy(missing);
+                self.note_complete(|complete| complete.2 = true);
+            }
+            Signal::ClaimEnded(claim, missed, result) => self.world.claim_ended(&claim, missed, result, now),
+            Signal::AccessChecked(job, result) => self.world.access_checked(&job, result, now),
+        }
+    }
+
+    /// Decisions begin when jobs, runs and policies have all been seen once.
+    fn note_complete(&mut self, set: impl Fn(&mut (bool, bool, bool))) {
+        let before = self.complete;
+        set(&mut self.complete);
+        if self.complete == (true, true, true) && before != self.complete {
+            self.world.set_synced();
+            (self.ready)();
+        }
+    }
+
+    fn act(&mut self) {
+        loop {
+            let supervisor = &self.supervisor;
+            let actions = self.world.decide(self.ports.clock.now(), &|key: &RunKey| supervisor.has(key));
+            if actions.is_empty() {
+                return;
+            }
+            for action in actions {
+                self.carry_out(action);
+            }
+        }
+    }
+
+    fn carry_out(&mut self, action: Action) {
+        match action {
+            Action::Claim(claim, missed) => {
+                let (records, sender) = (Arc::clone(&self.ports.records), self.sender.clone());
+                tokio::spawn(async move {
+                    let result = records.claim(&claim).await;
+                    let _ = sender.send(Signal::ClaimEnded(claim, missed, result)).await; // nobody listens at the end
+                });
+            }
+            Action::Start(key, run, job, cancelled) => self.supervisor.start(key, run.as_ref().clone(), job, cancelled),
+            Action::Cancel(key, cause) => self.supervisor.cancel(&key, cause),
+            Action::CancelAll(job) => self.supervisor.cancel_owned_by(&job, crate::error::Reason::Deleted),
+            Action::Release(run) => {
+                let records = Arc::clone(&self.ports.records);
+                tokio::spawn(async move {
+                    if let Err(failure) = records.release(&run).await {
+                        tracing::warn!(run = ?run.metadata.name, %failure, "finalizer not removed, tried again at the next change");
+                    }
+                });
+            }
+            Action::Delete(key) => {
+                let records = Arc::clone(&self.ports.records);
+                tokio::spawn(async move {
+                    if let Err(failure) = records.delete(&key).await {
+                        tracing::warn!(run = %key.name, %failure, "run beyond the history limit not deleted, tried again later");
+                    }
+                });
+            }
+            Action::Write(job, uid, status) => self.ports.statuses.put(job, uid, status),
+            Action::CheckAccess(job, namespace, account) => self.check_access(job, namespace, account),
+            Action::Notice(subject, happening) => self.ports.observer.notice(&subject, &happening),
+        }
+    }
+
+    fn check_access(&self, job: JobRef, namespace: Namespace, account: String) {
+        let (executor, sender) = (Arc::clone(&self.ports.executor), self.sender.clone());
+        tokio::spawn(async move {
+            let result = executor.check_access(&namespace, &account).await;
+            let _ = sender.send(Signal::AccessChecked(job, result)).await; // nobody listens at the end
+        });
+    }
+}

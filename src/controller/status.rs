@@ -1,1 +1,162 @@
-//! **P** Outcome and old status to new status.
+//! **P** Status of a BackupJob: what is known of it and its runs, and the old status, to the new one.
+
+use crate::api::backup_job::{BackupJob, BackupJobStatus, JobPhase};
+use crate::api::backup_run::{BackupRun, BackupRunStatus};
+use crate::api::conditions::{self, Word};
+use crate::api::time::{from_time, to_time};
+use crate::error::{Failure, Reason};
+use crate::run::Phase;
+use crate::run::ports::phase_of;
+use crate::run::record;
+use chrono::{DateTime, Utc};
+use std::sync::Arc;
+
+/// Whether a BackupJob can run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Readiness {
+    /// Not looked at yet.
+    Unknown,
+    /// It can.
+    Ready,
+    /// It cannot, and why.
+    NotReady(Failure),
+}
+
+/// What a status is made of.
+#[derive(Clone, Copy, Debug)]
+pub struct Facts<'a> {
+    /// The object.
+    pub job: &'a BackupJob,
+    /// Whether it can run.
+    pub readiness: &'a Readiness,
+    /// Its runs, in any order.
+    pub runs: &'a [Arc<BackupRun>],
+    /// The next tick, if any.
+    pub next_run: Option<DateTime<Utc>>,
+    /// The time.
+    pub now: DateTime<Utc>,
+}
+
+/// The new status. `old` is the one that we wrote last (or found): the fields that only the schedule knows
+/// (`lastScheduleTime`, `scheduleAnchor`, `skippedRuns`, `consecutiveFailures`) are taken from it.
+pub fn derive(facts: Facts<'_>, old: &BackupJobStatus) -> BackupJobStatus {
+    let Facts { job, readiness, runs, next_run, now } = facts;
+    let generation = job.metadata.generation;
+    let mut status = old.clone();
+    let mut runs: Vec<&BackupRun> = runs.iter().map(AsRef::as_ref).collect();
+    runs.sort_by_key(|run| begun(run));
+
+    status.observed_generation = generation;
+    status.target = Some(format!("{}/{}", job.spec.target.kind.as_str(), job.spec.target.name));
+    status.next_run_time = next_run.map(to_time);
+    if let Some(last) = runs.iter().rev().find(|run| status_of(run).is_some_and(|s| s.start_time.is_some())) {
+        status.last_job_name.clone_from(&last.metadata.name);
+        status.last_run_time = status_of(last).and_then(|s| s.start_time.clone());
+    }
+    let finished = runs.iter().rev().find(|run| phase_of(run).is_final());
+    if let Some(exit_code) = finished.and_then(|run| status_of(run)).map(|s| s.exit_code) {
+        status.last_exit_code = exit_code;
+    }
+    note_success(&mut status, &runs);
+    note_health(&mut status, &runs, generation, now);
+    let (word, reason, message) = match readiness {
+        Readiness::Unknown => (Word::Unknown, "Checking", "not looked at yet"),
+        Readiness::Ready => (Word::True, "Ready", "the BackupJob can run"),
+        Readiness::NotReady(failure) => (Word::False, failure.reason.as_str(), failure.message.as_str()),
+    };
+    conditions::set(&mut status.conditions, "Ready", word, reason, message, generation, now);
+
+    let phases: Vec<Phase> = runs.iter().map(|run| phase_of(run)).collect();
+    let suspended = job.spec.suspend.unwrap_or(false);
+    status.phase = Some(match readiness {
+        Readiness::NotReady(_) => JobPhase::NotReady,
+        _ if phases.contains(&Phase::Running) => JobPhase::Running,
+        Readiness::Unknown => JobPhase::Pending,
+        Readiness::Ready if phases.contains(&Phase::Pending) => JobPhase::Pending,
+        Readiness::Ready if suspended => JobPhase::Suspended,
+        Readiness::Ready => finished.map_or(JobPhase::Scheduled, |run| job_phase(phase_of(run))),
+    });
+    let told = runs.iter().rev().find(|run| !phase_of(run).is_final()).or(finished);
+    status.message = match (readiness, told) {
+        (Readiness::NotReady(failure), _) => Some(failure.short_message().to_owned()),
+        (_, Some(run)) => status_of(run).and_then(|s| s.message.clone()),
+        _ => None,
+    };
+    status
+}
+
+/// Consecutive failures, from the runs that are still there and what was stored: used once, when a process first sees a
+/// BackupJob; afterwards each end counts by itself.
+pub fn recount(runs: &[Arc<BackupRun>], stored: i64) -> i64 {
+    let mut ended: Vec<&BackupRun> = runs.iter().map(AsRef::as_ref).filter(|run| counts(run)).collect();
+    ended.sort_by_key(|run| begun(run));
+    let failures = ended.iter().rev().take_while(|run| phase_of(run) != Phase::Succeeded).count();
+    let visible = i64::try_from(failures).unwrap_or(i64::MAX);
+    if failures < ended.len() { visible } else { visible.max(stored) } // no success in sight: older failures were pruned
+}
+
+/// Whether a run counts for health: it is final, and not because somebody stopped it.
+pub fn counts(run: &BackupRun) -> bool {
+    let phase = phase_of(run);
+    phase.is_final() && phase != Phase::Cancelled
+}
+
+fn note_success(status: &mut BackupJobStatus, runs: &[&BackupRun]) {
+    let Some(best) = runs.iter().rev().find(|run| phase_of(run) == Phase::Succeeded) else {
+        return;
+    };
+    let Some(found) = status_of(best) else { return };
+    let newer = match (&found.start_time, &status.last_success_time) {
+        (Some(new), Some(old)) => from_time(new) >= from_time(old),
+        (new, _) => new.is_some(),
+    };
+    if newer {
+        status.last_success_time.clone_from(&found.start_time);
+        status.last_successful_run.clone_from(&best.metadata.name);
+        status.consistency = found.consistency.map(|how| format!("{how:?}"));
+        status.last_size = found.bytes_stored.and_then(|bytes| u64::try_from(bytes).ok()).map(record::human_size);
+    }
+}
+
+fn note_health(status: &mut BackupJobStatus, runs: &[&BackupRun], generation: Option<i64>, now: DateTime<Utc>) {
+    let last = runs.iter().rev().find(|run| counts(run));
+    let (word, reason, message) = match last {
+        Some(run) if phase_of(run) == Phase::Succeeded => {
+            (Word::True, "BackupSucceeded".to_owned(), "the last backup is whole")
+        }
+        Some(run) => {
+            let found = status_of(run);
+            let reason = found.and_then(|s| s.reason.clone()).unwrap_or_else(|| Reason::Internal.as_str().to_owned());
+            (Word::False, reason, found.and_then(|s| s.message.as_deref()).unwrap_or("the last backup failed"))
+        }
+        // Runs may all have been pruned: then the condition stays as it is.
+        None if status.conditions.iter().any(|c| c.type_ == "Healthy") => return,
+        None => (Word::Unknown, "NoBackupYet".to_owned(), "no run has ended yet"),
+    };
+    conditions::set(&mut status.conditions, "Healthy", word, &reason, message, generation, now);
+}
+
+fn job_phase(phase: Phase) -> JobPhase {
+    match phase {
+        Phase::Pending => JobPhase::Pending,
+        Phase::Running => JobPhase::Running,
+        Phase::Succeeded => JobPhase::Succeeded,
+        Phase::PartiallyStored => JobPhase::PartiallyStored,
+        Phase::Incomplete => JobPhase::Incomplete,
+        Phase::Failed => JobPhase::Failed,
+        Phase::Cancelled => JobPhase::Cancelled,
+    }
+}
+
+fn status_of(run: &BackupRun) -> Option<&BackupRunStatus> {
+    run.status.as_ref()
+}
+
+/// When a run began, or was made: the order of runs.
+fn begun(run: &BackupRun) -> (Option<DateTime<Utc>>, Option<String>) {
+    let started = status_of(run).and_then(|status| status.start_time.as_ref());
+    (started.or(run.metadata.creation_timestamp.as_ref()).map(from_time), run.metadata.name.clone())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,1 +1,141 @@
-//! **A** Writes status by server-side apply, through a bounded queue.
+//! **A** Writes BackupJob status: a bounded set of waiting writes (the newest per job), a few workers, and a try again
+//! for whatever the API server did not take.
+
+use super::records::ClusterRecords;
+use crate::api::backup_job::BackupJobStatus;
+use crate::api::names::{JobRef, Uid};
+use crate::run::ports::Written;
+use crate::telemetry::metrics::{Metrics, StatusWrite};
+use std::collections::{BTreeMap, HashSet};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+/// Writes at once. The API server's own fairness makes more of them useless.
+const WORKERS: usize = 8;
+/// Wait after a write that failed.
+const RETRY: Duration = Duration::from_secs(1);
+
+#[derive(Default)]
+struct Waiting {
+    writes: BTreeMap<JobRef, (Uid, Box<BackupJobStatus>)>,
+    in_flight: HashSet<JobRef>,
+}
+
+/// The queue. It holds at most one write per BackupJob, so it is bounded by their number; an older write that was not
+/// sent yet is replaced, which loses nothing since each is the whole status.
+#[derive(Clone, Default)]
+pub struct StatusQueue {
+    waiting: Arc<Mutex<Waiting>>,
+    more: Arc<Notify>,
+}
+
+impl StatusQueue {
+    /// Puts a write in, in place of an older one of the same job.
+    pub fn put(&self, job: JobRef, uid: Uid, status: Box<BackupJobStatus>) {
+        self.lock().writes.insert(job, (uid, status));
+        self.more.notify_one();
+    }
+
+    /// How many writes wait.
+    pub fn len(&self) -> usize {
+        self.lock().writes.len()
+    }
+
+    /// Whether none waits and none is under way.
+    pub fn is_empty(&self) -> bool {
+        let waiting = self.lock();
+        waiting.writes.is_empty() && waiting.in_flight.is_empty()
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Waiting> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn take(&self) -> Option<(JobRef, Uid, Box<BackupJobStatus>)> {
+        let mut waiting = self.lock();
+        let job = waiting.writes.keys().find(|job| !waiting.in_flight.contains(job)).cloned()?;
+        let (uid, status) = waiting.writes.remove(&job)?;
+        waiting.in_flight.insert(job.clone());
+        Some((job, uid, status))
+    }
+
+    /// A write has ended; one that failed comes back unless a newer one is there.
+    fn done(&self, job: JobRef, again: Option<(Uid, Box<BackupJobStatus>)>) {
+        let mut waiting = self.lock();
+        waiting.in_flight.remove(&job);
+        if let Some(write) = again {
+            waiting.writes.entry(job).or_insert(write);
+        }
+        drop(waiting);
+        self.more.notify_one();
+    }
+
+    /// Writes until `stop`; what waits then is still written, unless the API server does not answer.
+    pub async fn run(self, records: ClusterRecords, metrics: Arc<Metrics>, stop: CancellationToken) {
+        let workers = (0..WORKERS).map(|_| self.clone().work(records.clone(), Arc::clone(&metrics), stop.clone()));
+        futures::future::join_all(workers).await;
+    }
+
+    async fn work(self, records: ClusterRecords, metrics: Arc<Metrics>, stop: CancellationToken) {
+        loop {
+            let Some((job, uid, status)) = self.take() else {
+                if stop.is_cancelled() {
+                    return;
+                }
+                tokio::select! {
+                    () = self.more.notified() => {}
+                    () = stop.cancelled() => {}
+                }
+                continue;
+            };
+            let result = records.write_job(&job, &uid, &status).await;
+            metrics.status_write(match &result {
+                Ok(Written::Yes) => StatusWrite::Written,
+                Ok(Written::Gone) => StatusWrite::Gone,
+                Err(_) => StatusWrite::Failed,
+            });
+            match result {
+                Ok(_) => self.done(job, None),
+                Err(failure) if stop.is_cancelled() => {
+                    tracing::warn!(%job, %failure, "status not written before the end; the next process derives it anew");
+                    self.done(job, None);
+                }
+                Err(failure) => {
+                    tracing::warn!(%job, %failure, "status not written, tried again");
+                    tokio::time::sleep(RETRY).await;
+                    self.done(job, Some((uid, status)));
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn job() -> JobRef {
+        JobRef::new("default", "pg").expect("good name")
+    }
+
+    fn status(message: &str) -> Box<BackupJobStatus> {
+        Box::new(BackupJobStatus { message: Some(message.to_owned()), ..BackupJobStatus::default() })
+    }
+
+    #[test]
+    fn the_newest_write_of_a_job_is_the_one_that_is_sent_and_one_at_a_time() {
+        let queue = StatusQueue::default();
+        let uid = Uid::new("00000000-0000-0000-0000-000000000001").expect("good UID");
+        queue.put(job(), uid.clone(), status("old"));
+        queue.put(job(), uid.clone(), status("new"));
+        let (_, _, sent) = queue.take().expect("one write");
+        assert_eq!(sent.message.as_deref(), Some("new"));
+        queue.put(job(), uid.clone(), status("newer"));
+        assert!(queue.take().is_none(), "its predecessor is still under way");
+        queue.done(job(), Some((uid, sent)));
+        let (_, _, sent) = queue.take().expect("the newer write");
+        assert_eq!(sent.message.as_deref(), Some("newer"), "a failed older write does not come back over a newer one");
+    }
+}

@@ -1,10 +1,14 @@
 //! **P** A run, its attempts and outcomes.
 
-pub mod admission;
 pub mod backup;
-pub mod claim;
+pub mod cancel;
+pub mod exclusive;
 pub mod guard;
+pub mod observer;
+pub mod ports;
+pub mod record;
 pub mod supervisor;
+pub mod task;
 
 use crate::api::names::{JobRef, ObjectKey, RunName, Uid};
 use chrono::{DateTime, Utc};

@@ -1,1 +1,119 @@
-//! **O** Task set, recovery, retries.
+//! **O** The runs that are at work in this process: started, cancelled, waited for.
+
+use super::cancel::Cancel;
+use super::ports::RunKey;
+use super::task::{RunTask, Shared};
+use crate::api::backup_run::BackupRun;
+use crate::api::names::{JobRef, Uid};
+use crate::error::Reason;
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+use tokio::task::JoinSet;
+
+struct Active {
+    cancel: Cancel,
+    owner: Option<String>,
+}
+
+/// The set of run tasks. Owned by the controller loop.
+pub struct Supervisor {
+    shared: Arc<Shared>,
+    active: HashMap<RunKey, Active>,
+    count: Arc<AtomicUsize>,
+    tasks: JoinSet<RunKey>,
+}
+
+impl Supervisor {
+    /// No runs yet. `count` is kept at the number of runs that have a task, for whoever shows it.
+    pub fn new(shared: Arc<Shared>, count: Arc<AtomicUsize>) -> Self {
+        Self { shared, active: HashMap::new(), count, tasks: JoinSet::new() }
+    }
+
+    /// Whether a task has this run.
+    pub fn has(&self, key: &RunKey) -> bool {
+        self.active.contains_key(key)
+    }
+
+    /// How many runs have a task.
+    pub fn len(&self) -> usize {
+        self.active.len()
+    }
+
+    /// Whether no run has a task.
+    pub fn is_empty(&self) -> bool {
+        self.active.is_empty()
+    }
+
+    /// Starts a task for a run that has none. `cancelled` starts one that only closes the run.
+    pub fn start(&mut self, key: RunKey, run: BackupRun, job: JobRef, cancelled: Option<Reason>) {
+        if self.has(&key) {
+            return;
+        }
+        let cancel = Cancel::default();
+        if let Some(cause) = cancelled {
+            cancel.request(cause);
+        }
+        let owner =
+            run.metadata.owner_references.iter().flatten().find(|o| o.kind == "BackupJob").map(|o| o.uid.clone());
+        self.active.insert(key.clone(), Active { cancel: cancel.clone(), owner });
+        self.count.store(self.active.len(), Ordering::Relaxed);
+        let task = RunTask::new(Arc::clone(&self.shared), key.clone(), run, job, cancel);
+        self.tasks.spawn(async move {
+            // A panic must not leave the entry behind, so the run's own future is a task of its own.
+            if let Err(fault) = tokio::spawn(task.live()).await {
+                tracing::error!(run = %key.name, namespace = %key.namespace, %fault, "the run's task ended in a fault");
+            }
+            key
+        });
+    }
+
+    /// Asks a run to stop.
+    pub fn cancel(&self, key: &RunKey, cause: Reason) {
+        if let Some(active) = self.active.get(key) {
+            active.cancel.request(cause);
+        }
+    }
+
+    /// Asks every run of a BackupJob object to stop.
+    pub fn cancel_owned_by(&self, job: &Uid, cause: Reason) {
+        for active in self.active.values().filter(|active| active.owner.as_deref() == Some(job.as_str())) {
+            active.cancel.request(cause);
+        }
+    }
+
+    /// The next run whose task has ended; pending for ever while there is none.
+    pub async fn ended(&mut self) -> RunKey {
+        loop {
+            match self.tasks.join_next().await {
+                Some(Ok(key)) => {
+                    self.active.remove(&key);
+                    self.count.store(self.active.len(), Ordering::Relaxed);
+                    return key;
+                }
+                Some(Err(_)) => {} // its inner task catches everything; nothing else can fail
+                None => std::future::pending::<()>().await,
+            }
+        }
+    }
+
+    /// Begins nothing any more, lets running work end for `grace`, then cancels the rest (`OperatorShutdown`) and waits for its clean-up.
+    pub async fn shut_down(&mut self, grace: Duration) {
+        self.shared.draining.cancel();
+        let all = async {
+            while !self.active.is_empty() {
+                self.ended().await;
+            }
+        };
+        if tokio::time::timeout(grace, all).await.is_ok() {
+            return;
+        }
+        for active in self.active.values() {
+            active.cancel.request(Reason::OperatorShutdown);
+        }
+        while !self.active.is_empty() {
+            self.ended().await;
+        }
+    }
+}

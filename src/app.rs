@@ -1,1 +1,0 @@
-//! **W** The operator: builds concrete types, starts tasks, waits on every handle, drains on a signal.

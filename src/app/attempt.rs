@@ -1,0 +1,94 @@
+//! **W** One attempt with the real parts: the namespace's own rights, its Secret, its pod, its destination.
+
+use crate::clock::Clock;
+use crate::api::names::Namespace;
+use crate::destination::build::build;
+use crate::destination::Destination;
+use crate::error::Failure;
+use crate::run::AttemptId;
+use crate::run::backup::{Plan, Progress, Report, back_up};
+use crate::run::ports::{Executor, Prepared};
+use crate::source::exec::ExecSource;
+use crate::target::{ResolvedPod, resolve};
+use crate::tenant::{Tenants, read_secret};
+use crate::validate::{DumpForm, ValidatedJob};
+use async_trait::async_trait;
+use serde_json::json;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use tokio_util::sync::CancellationToken;
+
+/// Executes attempts by exec into the target.
+pub struct ExecExecutor {
+    /// Clients with the rights of namespaces.
+    pub tenants: Tenants,
+    /// The time.
+    pub clock: Arc<dyn Clock>,
+}
+
+struct ExecAttempt {
+    client: kube::Client,
+    pod: ResolvedPod,
+    job: ValidatedJob,
+    destination: Arc<dyn Destination>,
+    clock: Arc<dyn Clock>,
+}
+
+#[async_trait]
+impl Executor for ExecExecutor {
+    async fn check_access(&self, namespace: &Namespace, service_account: &str) -> Result<(), Failure> {
+        self.tenants.client_for(namespace, service_account).await.map(drop)
+    }
+
+    async fn prepare(&self, job: &ValidatedJob) -> Result<Box<dyn Prepared>, Failure> {
+        let client = self.tenants.client_for(&job.job.namespace, &job.service_account).await?;
+        let secret = match &job.destination.secret {
+            Some(name) => read_secret(&client, &job.job.namespace, name).await?,
+            None => BTreeMap::new(),
+        };
+        let destination = build(&job.destination.address, &job.destination.options, &secret)?;
+        let pod = resolve(&client, &job.target, &job.job.namespace).await?;
+        let clock = Arc::clone(&self.clock);
+        Ok(Box::new(ExecAttempt { client, pod, job: job.clone(), destination, clock }))
+    }
+}
+
+#[async_trait]
+impl Prepared for ExecAttempt {
+    fn exclusive(&self) -> Option<String> {
+        match &self.job.dump.form {
+            DumpForm::Stdout => None,
+            DumpForm::Directory(directory) => Some(format!("directory/{}/{}/{directory}", self.pod.uid, self.pod.container)),
+        }
+    }
+
+    fn pod(&self) -> Option<String> {
+        Some(self.pod.pod.clone())
+    }
+
+    async fn run(
+        self: Box<Self>,
+        id: AttemptId,
+        progress: Arc<Progress>,
+        cancel: CancellationToken,
+    ) -> Result<Report, Failure> {
+        let Self { client, pod, job, destination, clock } = *self;
+        let target = &job.target;
+        let plan = Plan {
+            target: json!({
+                "kind": target.kind.as_str(),
+                "name": target.name,
+                "namespace": target.namespace,
+                "path": target.path,
+                "container": pod.container,
+            }),
+            strategy: "dump",
+            compression_level: job.compression_level,
+            allow_empty: job.allow_empty,
+            minimum_size: job.minimum_size,
+            id,
+        };
+        let source = ExecSource::new(client, pod, job.dump.clone(), job.target.path.clone(), &plan.id);
+        back_up(&plan, &source, destination.as_ref(), clock.as_ref(), &progress, &cancel).await
+    }
+}

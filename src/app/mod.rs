@@ -1,0 +1,215 @@
+//! **W** The operator: builds concrete types, starts tasks, waits on every handle, drains on a signal.
+//!
+//! A part that ends although nobody asked it to ends the process with an error: an operator that half works is worse than
+//! one that Kubernetes restarts.
+
+mod attempt;
+mod observe;
+mod watches;
+
+use crate::api::backup_job::BackupJob;
+use crate::api::backup_run::BackupRun;
+use crate::api::names::Uid;
+use crate::args::OperatorArgs;
+use crate::clock::{Clock, SystemClock};
+use crate::controller::records::ClusterRecords;
+use crate::controller::status_writer::StatusQueue;
+use crate::controller::{Controller, Ports, Signal, policy};
+use crate::error::{Failure, Reason};
+use crate::run::exclusive::Exclusive;
+use crate::run::supervisor::Supervisor;
+use crate::run::task::Shared;
+use crate::telemetry::admin::Admin;
+use crate::telemetry::readiness::{Gate, Readiness};
+use crate::telemetry::events::Events;
+use crate::telemetry::metrics::Metrics;
+use crate::tenant::Tenants;
+use k8s_openapi::api::core::v1::Namespace;
+use kube::{Api, Client, Config};
+use rand::RngExt;
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{Semaphore, mpsc};
+use tokio::task::{JoinHandle, JoinSet};
+use tokio_util::sync::CancellationToken;
+
+/// Oldest Kubernetes that works: ValidatingAdmissionPolicy is served as v1 from here on (`product.md` section 1).
+const OLDEST_KUBERNETES: (u32, u32) = (1, 30);
+/// Signals that may wait for the controller.
+const SIGNALS: usize = 1024;
+/// How long the first look at the policies may take before they count as missing.
+const FIRST_LOOK: std::time::Duration = std::time::Duration::from_secs(5);
+/// How long the last status writes may take when the process ends.
+const LAST_WRITES: std::time::Duration = std::time::Duration::from_secs(5);
+
+/// Runs the operator until SIGTERM or SIGINT, and then until what was at work has ended.
+pub async fn operate(args: &OperatorArgs) -> Result<(), Failure> {
+    let config = Config::infer().await.map_err(|error| {
+        Failure::new(Reason::ClusterUnavailable, format!("no cluster is configured: {error}; run in a pod, or set KUBECONFIG"))
+    })?;
+    let client = Client::try_from(config.clone()).map_err(|error| unreachable_cluster(&error))?;
+    check_version(&client).await?;
+    let cluster_id = cluster_id(&client).await?;
+    let instance = instance(&args.pod_name);
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), %instance, cluster = %cluster_id, "the operator starts");
+
+    let metrics = Metrics::new().map_err(|error| Failure::new(Reason::Internal, format!("metrics: {error}")))?;
+    let metrics = Arc::new(metrics);
+    let (events, event_writer) = Events::new(client.clone(), args.pod_name.clone(), Arc::clone(&metrics), Arc::clone(&clock));
+    let readiness = Arc::new(Readiness::new());
+    let admin = Admin::bind(args.metrics_address).await.map_err(|error| {
+        Failure::new(Reason::InvalidSpec, format!("--metrics-address {}: {error}", args.metrics_address))
+    })?;
+    let stop = CancellationToken::new();
+    let drained = CancellationToken::new();
+    let records = ClusterRecords::new(client.clone());
+    let statuses = StatusQueue::default();
+    let with_task = Arc::new(AtomicUsize::new(0));
+    let observers = observe::Observers::new(Arc::clone(&metrics), events, statuses.clone(), Arc::clone(&with_task));
+    let shared = Arc::new(Shared {
+        records: Arc::new(records.clone()),
+        executor: Arc::new(attempt::ExecExecutor { tenants: Tenants::new(&config, client.clone(), Arc::clone(&clock)), clock: Arc::clone(&clock) }),
+        observer: observers.clone(),
+        clock: Arc::clone(&clock),
+        instance,
+        cluster_id,
+        permits: Arc::new(Semaphore::new(args.max_concurrent_runs)),
+        exclusive: Exclusive::default(),
+        draining: CancellationToken::new(),
+    });
+    let ports = Ports {
+        records: Arc::clone(&shared.records),
+        executor: Arc::clone(&shared.executor),
+        observer: observers.clone(),
+        statuses: observers,
+        clock,
+    };
+
+    let (sender, receiver) = mpsc::channel(SIGNALS);
+    let seen = Arc::clone(&readiness);
+    let controller = Controller::new(
+        ports,
+        Supervisor::new(shared, with_task),
+        (sender.clone(), receiver),
+        Box::new(move || seen.open(Gate::Cluster)),
+    );
+    let mut watches: JoinSet<&'static str> = JoinSet::new();
+    spawn(&mut watches, "watch of BackupJobs", watches::watch::<BackupJob>(Api::all(client.clone()), sender.clone(), Signal::Job));
+    spawn(&mut watches, "watch of BackupRuns", watches::watch::<BackupRun>(Api::all(client.clone()), sender.clone(), Signal::Run));
+    spawn(&mut watches, "watch of the admission policies", watch_policies(client.clone(), sender, Arc::clone(&readiness)));
+    spawn(&mut watches, "writer of Events", event_writer);
+    let mut server = tokio::spawn(admin.serve(Arc::clone(&metrics), readiness, drained.clone()));
+    let mut writer = tokio::spawn(statuses.run(records, metrics, drained.clone()));
+    let mut control = tokio::spawn(controller.run(stop.clone(), args.shutdown_grace()));
+
+    let outcome = tokio::select! {
+        () = told_to_end() => {
+            tracing::info!("told to end");
+            stop.cancel();
+            (&mut control).await.map_err(|fault| ended_early(&format!("controller ({fault})")))
+        }
+        ended = &mut control => Err(ended_early(&format!("controller ({ended:?})"))),
+        what = ended_part(&mut watches, &mut writer, &mut server) => {
+            stop.cancel();
+            let _ = control.await; // what was at work still ends in order
+            Err(ended_early(what))
+        }
+    };
+    drained.cancel();
+    // Both end by themselves now; the watches end with the process.
+    let _ = tokio::time::timeout(LAST_WRITES, futures::future::join(writer, server)).await;
+    tracing::info!("the operator has ended");
+    outcome
+}
+
+/// The first part that ends.
+async fn ended_part(
+    watches: &mut JoinSet<&'static str>,
+    writer: &mut JoinHandle<()>,
+    server: &mut JoinHandle<std::io::Result<()>>,
+) -> &'static str {
+    tokio::select! {
+        ended = watches.join_next() => ended.and_then(Result::ok).unwrap_or("one of the watches"),
+        _ = writer => "status writer",
+        _ = server => "metrics server",
+    }
+}
+
+fn spawn(tasks: &mut JoinSet<&'static str>, name: &'static str, work: impl Future<Output = ()> + Send + 'static) {
+    tasks.spawn(async move {
+        work.await;
+        name
+    });
+}
+
+fn ended_early(what: &str) -> Failure {
+    Failure::new(Reason::Internal, format!("the {what} ended although nobody asked it to"))
+}
+
+async fn told_to_end() {
+    let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) else {
+        return; // no signals can be had: better to end than to be unstoppable
+    };
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+}
+
+async fn watch_policies(client: Client, sender: mpsc::Sender<Signal>, readiness: Arc<Readiness>) {
+    let mut states = policy::watch(client);
+    // Four objects are seen one after the other; what is not seen yet is not missing.
+    let in_force = states.wait_for(|state| *state == policy::PolicyState::InForce);
+    let _ = tokio::time::timeout(FIRST_LOOK, in_force).await;
+    loop {
+        let missing = match &*states.borrow_and_update() {
+            policy::PolicyState::InForce => None,
+            policy::PolicyState::Missing(why) => Some(Failure::new(Reason::AdmissionPolicyMissing, why.clone())),
+        };
+        match &missing {
+            None => readiness.open(Gate::AdmissionPolicies),
+            Some(failure) => readiness.close(Gate::AdmissionPolicies, failure.short_message()),
+        }
+        if sender.send(Signal::Policy(missing)).await.is_err() || states.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+fn unreachable_cluster(error: &dyn std::fmt::Display) -> Failure {
+    Failure::new(Reason::ClusterUnavailable, format!("the Kubernetes API cannot be reached: {error}"))
+}
+
+async fn check_version(client: &Client) -> Result<(), Failure> {
+    let version = client.apiserver_version().await.map_err(|error| unreachable_cluster(&error))?;
+    // Vendors write `30+`.
+    let number = |text: &str| text.trim_end_matches(|c: char| !c.is_ascii_digit()).parse::<u32>().unwrap_or(0);
+    if (number(&version.major), number(&version.minor)) < OLDEST_KUBERNETES {
+        let (major, minor) = OLDEST_KUBERNETES;
+        return Err(Failure::new(
+            Reason::NotSupported,
+            format!(
+                "this is Kubernetes {}, and {major}.{minor} is the oldest that works: admission policies, which guard whose \
+                 rights a backup uses, are not served by it. Upgrade the cluster",
+                version.git_version
+            ),
+        ));
+    }
+    Ok(())
+}
+
+/// The cluster's identity: the UID of kube-system, which lives as long as the cluster.
+async fn cluster_id(client: &Client) -> Result<Uid, Failure> {
+    let api: Api<Namespace> = Api::all(client.clone());
+    let namespace = api.get("kube-system").await.map_err(|error| unreachable_cluster(&error))?;
+    Uid::new(namespace.metadata.uid.unwrap_or_default())
+}
+
+/// This process: made anew at every start, so that a restarted container is another executor.
+fn instance(pod_name: &str) -> String {
+    let mut random = rand::rng();
+    let letters: String = (0..5).map(|_| char::from(random.random_range(b'a'..=b'z'))).collect();
+    format!("{pod_name}-{letters}")
+}

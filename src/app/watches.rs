@@ -1,0 +1,40 @@
+//! **W** Watches of one kind of object, told to the controller.
+
+use crate::controller::{Seen, Signal};
+use futures::StreamExt;
+use kube::runtime::WatchStreamExt;
+use kube::runtime::watcher::{self, Event, watcher};
+use kube::{Api, Resource};
+use serde::de::DeserializeOwned;
+use std::fmt::Debug;
+use tokio::sync::mpsc;
+
+/// Watches until nobody listens. Errors are retried with kube's own back-off (800 ms to 30 s) and said once per row of
+/// failures: a watch that breaks costs nothing but time, since it begins anew with a list.
+pub async fn watch<K>(api: Api<K>, signals: mpsc::Sender<Signal>, wrap: fn(Seen<K>) -> Signal)
+where
+    K: Resource + Clone + DeserializeOwned + Debug + Send + 'static,
+    K::DynamicType: Default,
+{
+    let mut stream = watcher(api, watcher::Config::default()).default_backoff().boxed();
+    let mut failing = false;
+    while let Some(event) = stream.next().await {
+        let seen = match event {
+            Ok(Event::Apply(object) | Event::InitApply(object)) => Seen::Apply(Box::new(object)),
+            Ok(Event::Delete(object)) => Seen::Delete(Box::new(object)),
+            Ok(Event::Init) => Seen::Begin,
+            Ok(Event::InitDone) => Seen::Complete,
+            Err(error) => {
+                if !failing {
+                    tracing::warn!(kind = std::any::type_name::<K>(), %error, "watch failed, begun anew until it holds");
+                }
+                failing = true;
+                continue;
+            }
+        };
+        failing = false;
+        if signals.send(wrap(seen)).await.is_err() {
+            return;
+        }
+    }
+}

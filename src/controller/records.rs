@@ -1,0 +1,261 @@
+//! **A** BackupRuns and BackupJobs in the Kubernetes API.
+//!
+//! Status is written by server-side apply, one field manager per writer, with the object's UID: an apply to another
+//! object of the same name is refused by the API server instead of marking the wrong backup. Metadata (owner, labels,
+//! finalizer) is patched under a resourceVersion, so that nobody else's finalizer is lost.
+
+use crate::api::backup_job::{BackupJob, BackupJobStatus};
+use crate::api::backup_run::{BackupRun, BackupRunSpec, BackupRunStatus};
+use crate::api::names::{JobRef, Uid};
+use crate::api::time::to_time;
+use crate::api::{FINALIZER_RUN, GROUP, LABEL_JOB, LABEL_RUN_UID};
+use crate::error::{Failure, Reason};
+use crate::run::ports::{Claim, Claimed, Records, RunKey, Written};
+use async_trait::async_trait;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
+use kube::api::{DeleteParams, ObjectMeta, Patch, PatchParams, PostParams, Preconditions};
+use kube::{Api, Client, Resource};
+use serde_json::{Value, json};
+use std::sync::Arc;
+
+/// Field manager of BackupRun status.
+const RUN_MANAGER: &str = "ubo-runner";
+/// Field manager of BackupJob status, claims and finalizers.
+const SCHEDULER: &str = "ubo-scheduler";
+/// How often a patch under a resourceVersion is tried when somebody else was quicker.
+const CONFLICT_TRIES: usize = 5;
+
+/// The records in the cluster.
+#[derive(Clone)]
+pub struct ClusterRecords {
+    client: Client,
+}
+
+impl ClusterRecords {
+    /// With the operator's own client.
+    pub const fn new(client: Client) -> Self {
+        Self { client }
+    }
+
+    fn runs(&self, namespace: &str) -> Api<BackupRun> {
+        Api::namespaced(self.client.clone(), namespace)
+    }
+
+    fn jobs(&self, namespace: &str) -> Api<BackupJob> {
+        Api::namespaced(self.client.clone(), namespace)
+    }
+
+    /// Writes a BackupJob's whole status.
+    pub async fn write_job(&self, job: &JobRef, uid: &Uid, status: &BackupJobStatus) -> Result<Written, Failure> {
+        let body = apply_status::<BackupJob>(job.namespace.as_str(), job.name.as_str(), uid, status);
+        let api = self.jobs(job.namespace.as_str());
+        let written = api.patch_status(job.name.as_str(), &force(SCHEDULER), &Patch::Apply(&body)).await;
+        let still = || async { api.get_opt(job.name.as_str()).await.map(|now| now.and_then(|now| now.metadata.uid)) };
+        outcome(written.map(drop), uid, still).await
+    }
+
+    /// Patches a run's metadata under its resourceVersion; `change` gives the patch, or `None` if there is nothing to do.
+    async fn patch_metadata(
+        &self,
+        run: &BackupRun,
+        change: impl Fn(&BackupRun) -> Option<Value> + Send + Sync,
+    ) -> Result<Written, Failure> {
+        let api = self.runs(run.metadata.namespace.as_deref().unwrap_or_default());
+        let name = run.metadata.name.as_deref().unwrap_or_default();
+        let mut current = run.clone();
+        for _ in 0..CONFLICT_TRIES {
+            let Some(mut patch) = change(&current) else { return Ok(Written::Yes) };
+            patch["metadata"]["resourceVersion"] = json!(current.metadata.resource_version);
+            let params = PatchParams { field_manager: Some(SCHEDULER.into()), ..PatchParams::default() };
+            match api.patch(name, &params, &Patch::Merge(&patch)).await {
+                Ok(_) => return Ok(Written::Yes),
+                Err(kube::Error::Api(status)) if status.code == 404 => return Ok(Written::Gone),
+                Err(kube::Error::Api(status)) if status.code == 409 => {}
+                Err(error) => return Err(failure("BackupRun metadata", &error)),
+            }
+            match api.get_opt(name).await.map_err(|error| failure("BackupRun", &error))? {
+                Some(now) if now.metadata.uid == run.metadata.uid => current = now,
+                _ => return Ok(Written::Gone),
+            }
+        }
+        Err(Failure::new(
+            Reason::ClusterUnavailable,
+            format!("BackupRun {name} is written to by somebody else all the time"),
+        ))
+    }
+}
+
+#[async_trait]
+impl Records for ClusterRecords {
+    async fn claim(&self, claim: &Claim) -> Result<Claimed, Failure> {
+        let api = self.runs(claim.job.namespace.as_str());
+        let mut run = BackupRun::new(
+            claim.run.as_str(),
+            BackupRunSpec {
+                backup_job_name: claim.job.name.to_string(),
+                scheduled_at: Some(to_time(claim.tick)),
+                cancel: None,
+            },
+        );
+        run.metadata = ObjectMeta {
+            name: Some(claim.run.to_string()),
+            namespace: Some(claim.job.namespace.to_string()),
+            labels: Some([(LABEL_JOB.to_owned(), claim.job.name.to_string())].into()),
+            finalizers: Some(vec![FINALIZER_RUN.to_owned()]),
+            owner_references: Some(vec![owner(claim.job.name.as_str(), claim.job_uid.as_str())]),
+            ..ObjectMeta::default()
+        };
+        let params = PostParams { field_manager: Some(SCHEDULER.into()), ..PostParams::default() };
+        match api.create(&params, &run).await {
+            Ok(_) => return Ok(Claimed::Created),
+            Err(kube::Error::Api(status)) if status.code == 409 => {}
+            // The namespace is gone, or is going (its own message says so): nothing can be created in it any more.
+            Err(kube::Error::Api(status))
+                if status.code == 404 || status.is_forbidden() && status.message.contains("terminat") =>
+            {
+                return Ok(Claimed::Gone);
+            }
+            Err(error) => return Err(failure("creating the BackupRun", &error)),
+        }
+        let there = api.get_opt(claim.run.as_str()).await.map_err(|error| failure("BackupRun", &error))?;
+        let Some(there) = there else {
+            return Err(Failure::new(Reason::ClusterUnavailable, format!("BackupRun {} came and went", claim.run)));
+        };
+        let ours = there.metadata.owner_references.iter().flatten().any(|owner| owner.uid == claim.job_uid.as_str());
+        Ok(if ours { Claimed::AlreadyOurs } else { Claimed::NameTaken })
+    }
+
+    async fn adopt(&self, run: &BackupRun, job: &BackupJob) -> Result<Written, Failure> {
+        let (job_name, job_uid) =
+            (job.metadata.name.clone().unwrap_or_default(), job.metadata.uid.clone().unwrap_or_default());
+        self.patch_metadata(run, move |now| {
+            if now.metadata.deletion_timestamp.is_some() {
+                return None; // no finalizer may be added any more
+            }
+            let mut finalizers = now.metadata.finalizers.clone().unwrap_or_default();
+            let mut owners = now.metadata.owner_references.clone().unwrap_or_default();
+            let uid = now.metadata.uid.clone().unwrap_or_default();
+            let labels = now.metadata.labels.as_ref();
+            let labelled =
+                labels.is_some_and(|all| all.get(LABEL_JOB) == Some(&job_name) && all.get(LABEL_RUN_UID) == Some(&uid));
+            let held = finalizers.iter().any(|finalizer| finalizer == FINALIZER_RUN);
+            let owned = owners.iter().any(|owner| owner.uid == job_uid);
+            if held && owned && labelled {
+                return None;
+            }
+            if !held {
+                finalizers.push(FINALIZER_RUN.to_owned());
+            }
+            if !owned {
+                owners.push(owner(&job_name, &job_uid));
+            }
+            Some(json!({"metadata": {
+                "finalizers": finalizers,
+                "ownerReferences": owners,
+                "labels": {LABEL_JOB: job_name, LABEL_RUN_UID: uid},
+            }}))
+        })
+        .await
+    }
+
+    async fn release(&self, run: &BackupRun) -> Result<Written, Failure> {
+        self.patch_metadata(run, |now| {
+            let finalizers = now.metadata.finalizers.as_ref()?;
+            let rest: Vec<_> = finalizers.iter().filter(|finalizer| *finalizer != FINALIZER_RUN).collect();
+            (rest.len() < finalizers.len()).then(|| json!({"metadata": {"finalizers": rest}}))
+        })
+        .await
+    }
+
+    async fn delete(&self, run: &RunKey) -> Result<(), Failure> {
+        let params = DeleteParams {
+            preconditions: Some(Preconditions { uid: Some(run.uid.to_string()), resource_version: None }),
+            ..DeleteParams::background()
+        };
+        match self.runs(run.namespace.as_str()).delete(run.name.as_str(), &params).await {
+            Ok(_) => Ok(()),
+            Err(kube::Error::Api(status)) if status.code == 404 || status.code == 409 => Ok(()),
+            Err(error) => Err(failure("deleting the BackupRun", &error)),
+        }
+    }
+
+    async fn write_run(&self, run: &RunKey, status: &BackupRunStatus) -> Result<Written, Failure> {
+        let body = apply_status::<BackupRun>(run.namespace.as_str(), run.name.as_str(), &run.uid, status);
+        let api = self.runs(run.namespace.as_str());
+        let written = api.patch_status(run.name.as_str(), &force(RUN_MANAGER), &Patch::Apply(&body)).await;
+        let still = || async { api.get_opt(run.name.as_str()).await.map(|now| now.and_then(|now| now.metadata.uid)) };
+        outcome(written.map(drop), &run.uid, still).await
+    }
+
+    async fn job(&self, job: &JobRef) -> Result<Option<Arc<BackupJob>>, Failure> {
+        let found = self.jobs(job.namespace.as_str()).get_opt(job.name.as_str()).await;
+        Ok(found.map_err(|error| failure("BackupJob", &error))?.map(Arc::new))
+    }
+}
+
+fn owner(name: &str, uid: &str) -> OwnerReference {
+    OwnerReference {
+        api_version: format!("{GROUP}/v1"),
+        kind: "BackupJob".to_owned(),
+        name: name.to_owned(),
+        uid: uid.to_owned(),
+        controller: Some(true),
+        block_owner_deletion: Some(true),
+    }
+}
+
+fn force(manager: &str) -> PatchParams {
+    PatchParams { field_manager: Some(manager.to_owned()), force: true, ..PatchParams::default() }
+}
+
+fn apply_status<K: Resource<DynamicType = ()>>(
+    namespace: &str,
+    name: &str,
+    uid: &Uid,
+    status: &impl serde::Serialize,
+) -> Value {
+    json!({
+        "apiVersion": K::api_version(&()),
+        "kind": K::kind(&()),
+        "metadata": {"namespace": namespace, "name": name, "uid": uid.as_str()},
+        "status": status,
+    })
+}
+
+/// A write's outcome. A conflict is looked into: another UID means that our object is gone.
+async fn outcome<F>(written: Result<(), kube::Error>, uid: &Uid, still: impl Fn() -> F) -> Result<Written, Failure>
+where
+    F: Future<Output = Result<Option<String>, kube::Error>>,
+{
+    match written {
+        Ok(()) => Ok(Written::Yes),
+        Err(kube::Error::Api(status)) if status.code == 404 => Ok(Written::Gone),
+        Err(kube::Error::Api(status)) if status.code == 409 => {
+            let now = still().await.map_err(|error| failure("reading it again", &error))?;
+            if now.as_deref() == Some(uid.as_str()) {
+                Err(Failure::new(Reason::ClusterUnavailable, format!("conflict: {}", status.message)))
+            } else {
+                Ok(Written::Gone)
+            }
+        }
+        Err(error) => Err(failure("writing the status", &error)),
+    }
+}
+
+/// An error of the operator's own calls. Its rights are `ubo install`'s business, so a refusal says that.
+fn failure(what: &str, error: &kube::Error) -> Failure {
+    match error {
+        kube::Error::Api(status) if status.code == 403 => Failure::new(
+            Reason::Forbidden,
+            format!(
+                "{what}: the operator's own rights are not what `ubo install` prints; apply it again ({})",
+                status.message
+            ),
+        ),
+        kube::Error::Api(status) if status.code == 400 || status.code == 422 => {
+            Failure::new(Reason::Internal, format!("{what}: the API server finds it invalid: {}", status.message))
+        }
+        kube::Error::Api(status) => Failure::new(Reason::ClusterUnavailable, format!("{what}: {}", status.message)),
+        other => Failure::new(Reason::ClusterUnavailable, format!("{what}: {other}")),
+    }
+}

@@ -1,1 +1,0 @@
-//! **P** Start, queue or skip.

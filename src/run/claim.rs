@@ -1,1 +1,0 @@
-//! **A** Creating the BackupRun is the claim.

@@ -1,0 +1,101 @@
+//! **T** What happens to runs, told to whoever counts it, logs it or shows it. The flow itself knows no metric and no
+//! Event; `app` joins them.
+
+use super::Phase;
+use crate::api::names::{JobRef, RunName, Uid};
+use crate::error::{Failure, Reason};
+use chrono::{DateTime, Utc};
+use std::time::Duration;
+
+/// A BackupJob or a BackupRun, as an Event refers to it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Subject {
+    /// The BackupJob (for a run: the one that it is of).
+    pub job: JobRef,
+    /// UID of the BackupJob.
+    pub job_uid: Option<Uid>,
+    /// The BackupRun, with its UID, where it is about one.
+    pub run: Option<(RunName, Uid)>,
+}
+
+/// Why a due tick started nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Skip {
+    /// `concurrencyPolicy: Forbid`, and a run of the job is not through.
+    StillRunning,
+}
+
+/// Something that happened.
+#[derive(Clone, Debug)]
+pub enum Happening {
+    /// A tick was claimed: its BackupRun exists.
+    Claimed {
+        /// The nominal tick.
+        tick: DateTime<Utc>,
+        /// How long after it.
+        lag: Duration,
+        /// Earlier ticks that nobody claimed and that are not made up for.
+        missed: u32,
+    },
+    /// A due tick started nothing.
+    Skipped {
+        /// The nominal tick.
+        tick: DateTime<Utc>,
+        /// Why.
+        why: Skip,
+    },
+    /// The name that a tick's run must have belongs to something else.
+    NameTaken {
+        /// The name.
+        run: RunName,
+    },
+    /// A claim failed for another reason and is tried again.
+    ClaimFailed {
+        /// Why.
+        failure: Failure,
+    },
+    /// An attempt began.
+    AttemptStarted {
+        /// Counted from 1.
+        attempt: u32,
+    },
+    /// An attempt failed and another follows.
+    AttemptFailed {
+        /// Counted from 1.
+        attempt: u32,
+        /// Why.
+        failure: Failure,
+        /// When the next one starts.
+        retry_at: DateTime<Utc>,
+    },
+    /// A run is over.
+    Ended {
+        /// A final phase.
+        phase: Phase,
+        /// Why, unless it succeeded.
+        reason: Option<Reason>,
+        /// For a person.
+        message: String,
+        /// From the first attempt's start.
+        duration: Duration,
+        /// Raw bytes read.
+        bytes_read: u64,
+        /// Bytes stored.
+        bytes_stored: u64,
+        /// When the run started.
+        started: Option<DateTime<Utc>>,
+    },
+    /// The BackupJob cannot run as it is.
+    NotReady {
+        /// Why.
+        failure: Failure,
+    },
+    /// A BackupJob is gone: what is kept of it in memory goes too.
+    JobDeleted,
+}
+
+/// Somebody who wants to know. Never blocks.
+pub trait Observer: Send + Sync {
+    /// Takes note.
+    fn notice(&self, subject: &Subject, happening: &Happening);
+}

@@ -1,0 +1,112 @@
+//! **T** What running needs of the outside world, as traits: `app` supplies them.
+
+use super::backup::{Progress, Report};
+use super::{AttemptId, Phase};
+use crate::api::backup_job::{BackupJob, BackupJobStatus};
+use crate::api::backup_run::{BackupRun, BackupRunStatus};
+use crate::api::names::{JobRef, Namespace, RunName, Uid};
+use crate::error::Failure;
+use crate::validate::ValidatedJob;
+use async_trait::async_trait;
+use chrono::{DateTime, Utc};
+use std::sync::Arc;
+use tokio_util::sync::CancellationToken;
+
+/// One BackupRun object, for good: another one of the same name has another UID.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct RunKey {
+    /// Namespace.
+    pub namespace: Namespace,
+    /// Name.
+    pub name: RunName,
+    /// UID.
+    pub uid: Uid,
+}
+
+/// A claim to a tick: the BackupRun that is to be created.
+#[derive(Clone, Debug)]
+pub struct Claim {
+    /// The BackupJob.
+    pub job: JobRef,
+    /// Its UID, which becomes the run's owner.
+    pub job_uid: Uid,
+    /// The run's name, a function of job and tick.
+    pub run: RunName,
+    /// The nominal tick.
+    pub tick: DateTime<Utc>,
+}
+
+/// What became of a claim.
+#[derive(Clone, Debug)]
+pub enum Claimed {
+    /// The run was created now.
+    Created,
+    /// It was there and belongs to the same BackupJob object: somebody (we, before a crash) has it.
+    AlreadyOurs,
+    /// The name belongs to something else.
+    NameTaken,
+    /// The namespace or the job is going: nothing to do any more.
+    Gone,
+}
+
+/// What became of a write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Written {
+    /// It is stored.
+    Yes,
+    /// The object is gone, or is another one by now.
+    Gone,
+}
+
+/// BackupRuns and BackupJobs in the cluster.
+#[async_trait]
+pub trait Records: Send + Sync {
+    /// Creates the BackupRun of a claim. Only that it exists proves the claim.
+    async fn claim(&self, claim: &Claim) -> Result<Claimed, Failure>;
+    /// Gives a run that somebody made by hand our finalizer, its owner and its labels.
+    async fn adopt(&self, run: &BackupRun, job: &BackupJob) -> Result<Written, Failure>;
+    /// Takes our finalizer off.
+    async fn release(&self, run: &BackupRun) -> Result<Written, Failure>;
+    /// Deletes a run (history limits).
+    async fn delete(&self, run: &RunKey) -> Result<(), Failure>;
+    /// Writes the whole status of a run.
+    async fn write_run(&self, run: &RunKey, status: &BackupRunStatus) -> Result<Written, Failure>;
+    /// The BackupJob as the API server has it now; `None` if there is none.
+    async fn job(&self, job: &JobRef) -> Result<Option<Arc<BackupJob>>, Failure>;
+}
+
+/// Where BackupJob status goes.
+pub trait StatusSink: Send + Sync {
+    /// Takes the newest status of a job; sees to it that it is stored.
+    fn put(&self, job: JobRef, uid: Uid, status: Box<BackupJobStatus>);
+}
+
+/// Does the work of attempts.
+#[async_trait]
+pub trait Executor: Send + Sync {
+    /// Whether the namespace lets this ServiceAccount be used.
+    async fn check_access(&self, namespace: &Namespace, service_account: &str) -> Result<(), Failure>;
+    /// Reads credentials and finds the target; touches neither target nor destination.
+    async fn prepare(&self, job: &ValidatedJob) -> Result<Box<dyn Prepared>, Failure>;
+}
+
+/// An attempt that only has to be started.
+#[async_trait]
+pub trait Prepared: Send {
+    /// What it must have for itself while it works (a backup directory in a container), if anything.
+    fn exclusive(&self) -> Option<String>;
+    /// The pod that will be read.
+    fn pod(&self) -> Option<String>;
+    /// Does the work. After `cancel` it cleans up and ends.
+    async fn run(
+        self: Box<Self>,
+        id: AttemptId,
+        progress: Arc<Progress>,
+        cancel: CancellationToken,
+    ) -> Result<Report, Failure>;
+}
+
+/// Phase of a run that may have no status yet.
+pub fn phase_of(run: &BackupRun) -> Phase {
+    run.status.as_ref().map(|status| status.phase).unwrap_or_default()
+}

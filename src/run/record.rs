@@ -1,0 +1,273 @@
+//! **P** What is written of a run: how each thing that happens to it changes its status.
+//!
+//! The status is the run's only memory across a crash. An attempt is therefore opened in it *before* its work starts,
+//! and one that is open under another executor's name is known to be dead.
+
+use super::backup::Report;
+use super::{Phase, observer::Happening};
+use crate::api::backup_job::BackupJobSpec;
+use crate::api::backup_run::{AttemptStatus, BackupRunStatus, DestinationStatus, ObjectStatus};
+use crate::api::conditions::{self, Word};
+use crate::api::time::{from_time, to_time};
+use crate::error::{Class, Failure, Reason};
+use chrono::{DateTime, TimeDelta, Utc};
+use std::time::Duration;
+
+/// Longest wait between two attempts (`product.md` section 2).
+const BACKOFF_LIMIT: Duration = Duration::from_secs(600);
+/// How many warnings a status keeps; the manifest has them all.
+const WARNINGS_LIMIT: usize = 20;
+
+/// How often a run is tried, from its BackupJob.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Retry {
+    /// Attempts after the first.
+    pub limit: u32,
+    /// Wait before the second attempt; doubled each time.
+    pub backoff: Duration,
+}
+
+impl Retry {
+    /// The wait after attempt `number` (from 1).
+    fn wait(self, number: u32) -> Duration {
+        let doubled = 2u32.checked_pow(number.saturating_sub(1)).and_then(|factor| self.backoff.checked_mul(factor));
+        doubled.unwrap_or(BACKOFF_LIMIT).min(BACKOFF_LIMIT)
+    }
+}
+
+/// What follows an attempt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Next {
+    /// The status is final.
+    Over,
+    /// Another attempt, not before this time.
+    Retry(DateTime<Utc>),
+}
+
+/// The attempt that has begun and not ended.
+pub fn open_attempt(status: &BackupRunStatus) -> Option<&AttemptStatus> {
+    status.attempts.last().filter(|attempt| attempt.completion_time.is_none())
+}
+
+/// Opens the next attempt and says its number. `spec` is kept by the first one: later ones run what the first ran.
+pub fn begin_attempt(
+    status: &mut BackupRunStatus,
+    executor: &str,
+    spec: &BackupJobSpec,
+    generation: Option<i64>,
+    now: DateTime<Utc>,
+) -> u32 {
+    let number = u32::try_from(status.attempts.len()).unwrap_or(u32::MAX).saturating_add(1);
+    status.attempts.push(AttemptStatus {
+        number,
+        executor: Some(executor.to_owned()),
+        start_time: Some(to_time(now)),
+        reason: None,
+        completion_time: None,
+    });
+    status.phase = Phase::Running;
+    status.reason = None;
+    status.message = Some(format!("attempt {number} is at work"));
+    status.executor = Some(executor.to_owned());
+    status.start_time.get_or_insert_with(|| to_time(now));
+    status.spec.get_or_insert_with(|| spec.clone());
+    (status.exit_code, status.bytes_read, status.bytes_stored, status.files, status.size) =
+        (None, None, None, None, None);
+    conditions::set(
+        &mut status.conditions,
+        "Complete",
+        Word::False,
+        "Running",
+        "an attempt is at work",
+        generation,
+        now,
+    );
+    conditions::set(&mut status.conditions, "Succeeded", Word::Unknown, "Running", "not known yet", generation, now);
+    number
+}
+
+/// Closes the open attempt with what came of it.
+pub fn end_attempt(
+    status: &mut BackupRunStatus,
+    result: &Result<Report, Failure>,
+    retry: Retry,
+    generation: Option<i64>,
+    now: DateTime<Utc>,
+) -> Next {
+    let word = match result {
+        Ok(report) => report.reason.map_or("Succeeded", Reason::as_str),
+        Err(failure) => failure.reason.as_str(),
+    };
+    if let Some(attempt) = status.attempts.last_mut().filter(|attempt| attempt.completion_time.is_none()) {
+        attempt.reason = Some(word.to_owned());
+        attempt.completion_time = Some(to_time(now));
+    }
+    match result {
+        Ok(report) => {
+            note_report(status, report);
+            finish(status, report.phase, report.reason, &report.message, generation, now);
+            Next::Over
+        }
+        Err(failure) => after_failure(status, failure, retry, generation, now),
+    }
+}
+
+/// What follows when an attempt, or its preparation, failed.
+fn after_failure(
+    status: &mut BackupRunStatus,
+    failure: &Failure,
+    retry: Retry,
+    generation: Option<i64>,
+    now: DateTime<Utc>,
+) -> Next {
+    status.exit_code = failure.exit_code.or(status.exit_code);
+    let done = u32::try_from(status.attempts.len()).unwrap_or(u32::MAX);
+    let allowed = retry.limit.saturating_add(1);
+    let message = failure.short_message();
+    match failure.class() {
+        Class::Cancelled => {
+            finish(status, Phase::Cancelled, Some(failure.reason), message, generation, now);
+            Next::Over
+        }
+        Class::Transient if done < allowed => {
+            let wait = TimeDelta::from_std(retry.wait(done)).unwrap_or(TimeDelta::zero());
+            // What an operator that is ending leaves, its successor takes up at once.
+            let at = if failure.reason == Reason::OperatorShutdown { now } else { now + wait };
+            status.phase = Phase::Pending;
+            status.reason = Some(failure.reason.as_str().to_owned());
+            status.message = Some(format!(
+                "attempt {done} of {allowed} failed, the next one starts at {}: {message}",
+                at.format("%Y-%m-%dT%H:%M:%SZ")
+            ));
+            Next::Retry(at)
+        }
+        Class::Transient | Class::Permanent | Class::Misconfigured => {
+            finish(status, Phase::Failed, Some(failure.reason), message, generation, now);
+            Next::Over
+        }
+    }
+}
+
+/// When a run that is taken up again may try next: its last attempt's end and the wait after it.
+pub fn resume_at(status: &BackupRunStatus, retry: Retry) -> Option<DateTime<Utc>> {
+    let last = status.attempts.last()?;
+    let ended = from_time(last.completion_time.as_ref()?);
+    let number = u32::try_from(status.attempts.len()).unwrap_or(u32::MAX);
+    if last.reason.as_deref() == Some(Reason::OperatorShutdown.as_str()) {
+        return Some(ended);
+    }
+    TimeDelta::from_std(retry.wait(number)).ok().map(|wait| ended + wait)
+}
+
+/// Makes the status final.
+pub fn finish(
+    status: &mut BackupRunStatus,
+    phase: Phase,
+    reason: Option<Reason>,
+    message: &str,
+    generation: Option<i64>,
+    now: DateTime<Utc>,
+) {
+    debug_assert!(phase.is_final());
+    status.phase = phase;
+    status.reason = reason.map(|reason| reason.as_str().to_owned());
+    status.message = Some(message.to_owned());
+    status.completion_time = Some(to_time(now));
+    status.queue_position = None;
+    status.duration =
+        status.start_time.as_ref().and_then(|start| (now - from_time(start)).to_std().ok()).map(human_duration);
+    let word = reason.map_or(phase.as_str(), Reason::as_str);
+    let succeeded = if phase == Phase::Succeeded { Word::True } else { Word::False };
+    conditions::set(&mut status.conditions, "Complete", Word::True, word, message, generation, now);
+    conditions::set(&mut status.conditions, "Succeeded", succeeded, word, message, generation, now);
+}
+
+fn note_report(status: &mut BackupRunStatus, report: &Report) {
+    let Report {
+        phase,
+        reason,
+        message: _, // goes into the run's own message
+        folder,
+        objects,
+        bytes_read,
+        bytes_stored,
+        files,
+        warnings,
+        exit_code,
+        pod,
+        consistency,
+    } = report;
+    status.exit_code = *exit_code;
+    status.pod.clone_from(pod);
+    status.consistency = Some(*consistency);
+    status.bytes_read = Some(signed(*bytes_read));
+    status.bytes_stored = Some(signed(*bytes_stored));
+    status.size = Some(human_size(*bytes_stored));
+    status.files = files.map(signed);
+    status.warnings =
+        warnings.iter().take(WARNINGS_LIMIT).map(|text| crate::error::cut(text, 512).to_owned()).collect();
+    status.destinations = vec![DestinationStatus {
+        name: "default".to_owned(),
+        phase: *phase,
+        reason: reason.map(|reason| reason.as_str().to_owned()),
+        folder: Some(folder.clone()),
+        objects: objects
+            .iter()
+            .map(|object| ObjectStatus {
+                name: object.name.clone(),
+                size: signed(object.size),
+                digest: object.digest.clone(),
+            })
+            .collect(),
+    }];
+}
+
+/// Kubernetes' integers are signed; no backup comes near the limit.
+pub fn signed(bytes: u64) -> i64 {
+    i64::try_from(bytes).unwrap_or(i64::MAX)
+}
+
+/// A size as kubectl shows quantities: `512`, `3.4Ki`, `1.2Gi`.
+pub fn human_size(bytes: u64) -> String {
+    const UNITS: [&str; 5] = ["Ki", "Mi", "Gi", "Ti", "Pi"];
+    if bytes < 1024 {
+        return bytes.to_string();
+    }
+    #[expect(clippy::cast_precision_loss, reason = "one decimal is shown")]
+    let mut value = bytes as f64 / 1024.0;
+    let mut unit = 0;
+    while value >= 1023.95 && unit + 1 < UNITS.len() {
+        value /= 1024.0;
+        unit += 1;
+    }
+    format!("{value:.1}{}", UNITS[unit])
+}
+
+/// A duration as kubectl shows it: `12s`, `3m12s`, `2h5m`.
+pub fn human_duration(duration: Duration) -> String {
+    let seconds = duration.as_secs();
+    match (seconds / 3600, seconds / 60 % 60, seconds % 60) {
+        (0, 0, s) => format!("{s}s"),
+        (0, m, s) => format!("{m}m{s}s"),
+        (h, m, _) => format!("{h}h{m}m"),
+    }
+}
+
+/// The end of a run as observers are told it.
+pub fn ended(status: &BackupRunStatus, now: DateTime<Utc>) -> Option<Happening> {
+    let phase = Some(status.phase).filter(|phase| phase.is_final())?;
+    let started = status.start_time.as_ref().map(from_time);
+    let unsigned = |bytes: Option<i64>| bytes.and_then(|bytes| u64::try_from(bytes).ok()).unwrap_or(0);
+    Some(Happening::Ended {
+        phase,
+        reason: status.reason.as_deref().and_then(Reason::parse),
+        message: status.message.clone().unwrap_or_default(),
+        duration: started.and_then(|started| (now - started).to_std().ok()).unwrap_or_default(),
+        bytes_read: unsigned(status.bytes_read),
+        bytes_stored: unsigned(status.bytes_stored),
+        started,
+    })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,131 @@
+use super::*;
+use crate::run::backup::StoredObject;
+use crate::source::Consistency;
+
+const RETRY: Retry = Retry { limit: 2, backoff: Duration::from_secs(30) };
+
+fn at(second: i64) -> DateTime<Utc> {
+    DateTime::from_timestamp(1_800_000_000 + second, 0).expect("in range")
+}
+
+fn spec() -> BackupJobSpec {
+    serde_json::from_value(serde_json::json!({
+        "target": {"kind": "StatefulSet", "name": "postgres"},
+        "strategy": {"type": "dump", "command": "pg_dumpall"},
+        "destination": {"type": "s3", "uri": "s3://backups/p"},
+    }))
+    .expect("a spec")
+}
+
+fn begun() -> BackupRunStatus {
+    let mut status = BackupRunStatus::default();
+    assert_eq!(begin_attempt(&mut status, "ubo-a", &spec(), Some(1), at(0)), 1);
+    status
+}
+
+fn report(phase: Phase, reason: Option<Reason>) -> Report {
+    Report {
+        phase,
+        reason,
+        message: "1.0Ki read".into(),
+        folder: "default/pg/run-1".into(),
+        objects: vec![StoredObject { name: "dump.zst".into(), size: 10, digest: "ab".into() }],
+        bytes_read: 1024,
+        bytes_stored: 10,
+        files: None,
+        warnings: vec!["w".into(); 50],
+        exit_code: Some(0),
+        pod: Some("postgres-0".into()),
+        consistency: Consistency::Command,
+    }
+}
+
+#[test]
+fn an_attempt_is_open_until_it_is_closed_and_keeps_the_first_spec() {
+    let mut status = begun();
+    assert!(open_attempt(&status).is_some_and(|open| open.executor.as_deref() == Some("ubo-a")));
+    assert_eq!((status.phase, status.spec.as_ref()), (Phase::Running, Some(&spec())));
+    end_attempt(&mut status, &Err(Failure::new(Reason::StreamCut, "cut")), RETRY, None, at(5));
+    assert!(open_attempt(&status).is_none());
+    let mut other = spec();
+    other.strategy.command = Some("something else".into());
+    begin_attempt(&mut status, "ubo-b", &other, None, at(40));
+    assert_eq!(status.spec, Some(spec()), "a later attempt runs what the first one ran");
+    assert_eq!(status.start_time, Some(to_time(at(0))), "the run began with its first attempt");
+}
+
+#[test]
+fn only_transient_failures_are_tried_again_and_only_within_the_limit() {
+    for &reason in Reason::ALL {
+        let mut status = begun();
+        let next = end_attempt(&mut status, &Err(Failure::new(reason, "x")), RETRY, None, at(10));
+        match reason.class() {
+            Class::Transient => {
+                assert!(matches!(next, Next::Retry(_)), "{reason}");
+                assert_eq!(status.phase, Phase::Pending, "between attempts the phase is Pending");
+                assert!(status.completion_time.is_none());
+            }
+            Class::Cancelled => assert_eq!((next, status.phase), (Next::Over, Phase::Cancelled), "{reason}"),
+            Class::Permanent | Class::Misconfigured => {
+                assert_eq!((next, status.phase), (Next::Over, Phase::Failed), "{reason}");
+            }
+        }
+        assert_eq!(status.attempts[0].reason.as_deref(), Some(reason.as_str()));
+    }
+}
+
+#[test]
+fn the_third_failure_is_final_and_the_waits_double() {
+    let mut status = begun();
+    let cut = || Err(Failure::new(Reason::CommandFailed, "exit 3").with_exit_code(3));
+    assert_eq!(end_attempt(&mut status, &cut(), RETRY, None, at(10)), Next::Retry(at(40)));
+    assert_eq!(resume_at(&status, RETRY), Some(at(40)), "a successor waits as long");
+    begin_attempt(&mut status, "ubo-a", &spec(), None, at(40));
+    assert_eq!(end_attempt(&mut status, &cut(), RETRY, None, at(50)), Next::Retry(at(110)));
+    begin_attempt(&mut status, "ubo-a", &spec(), None, at(110));
+    assert_eq!(end_attempt(&mut status, &cut(), RETRY, None, at(120)), Next::Over);
+    assert_eq!((status.phase, status.exit_code, status.attempts.len()), (Phase::Failed, Some(3), 3));
+    assert_eq!(status.duration.as_deref(), Some("2m0s"));
+    assert!(conditions::holds(&status.conditions, "Complete") && !conditions::holds(&status.conditions, "Succeeded"));
+}
+
+#[test]
+fn no_wait_is_longer_than_ten_minutes() {
+    let retry = Retry { limit: 20, backoff: Duration::from_secs(600) };
+    assert_eq!((retry.wait(1), retry.wait(20), retry.wait(u32::MAX)), (BACKOFF_LIMIT, BACKOFF_LIMIT, BACKOFF_LIMIT));
+    assert_eq!(Retry { limit: 20, backoff: Duration::from_secs(1) }.wait(4), Duration::from_secs(8));
+}
+
+#[test]
+fn what_an_ending_operator_leaves_is_taken_up_at_once() {
+    let mut status = begun();
+    let failure = Failure::new(Reason::OperatorShutdown, "told to end");
+    assert_eq!(end_attempt(&mut status, &Err(failure), RETRY, None, at(10)), Next::Retry(at(10)));
+    assert_eq!(resume_at(&status, RETRY), Some(at(10)));
+}
+
+#[test]
+fn a_success_says_everything_and_an_incomplete_one_is_not_a_success() {
+    let mut status = begun();
+    end_attempt(&mut status, &Ok(report(Phase::Succeeded, None)), RETRY, None, at(10));
+    assert_eq!((status.phase, status.reason.as_deref(), status.size.as_deref()), (Phase::Succeeded, None, Some("10")));
+    assert_eq!(status.warnings.len(), WARNINGS_LIMIT);
+    assert_eq!(status.destinations[0].objects[0].size, 10);
+    assert!(conditions::holds(&status.conditions, "Succeeded"));
+
+    let mut status = begun();
+    end_attempt(&mut status, &Ok(report(Phase::Incomplete, Some(Reason::SourceIncomplete))), RETRY, None, at(10));
+    assert_eq!((status.phase, status.reason.as_deref()), (Phase::Incomplete, Some("SourceIncomplete")));
+    assert!(!conditions::holds(&status.conditions, "Succeeded"));
+}
+
+#[test]
+fn people_read_sizes_and_durations() {
+    let sizes = [(0, "0"), (1023, "1023"), (1024, "1.0Ki"), (1_288_490_189, "1.2Gi"), (1_048_575, "1.0Mi")];
+    for (bytes, text) in sizes {
+        assert_eq!(human_size(bytes), text);
+    }
+    for (seconds, text) in [(5, "5s"), (192, "3m12s"), (7500, "2h5m")] {
+        assert_eq!(human_duration(Duration::from_secs(seconds)), text);
+    }
+}

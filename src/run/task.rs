@@ -1,0 +1,447 @@
+//! **O** The life of one BackupRun inside this process: taken up, tried, tried again, closed.
+//!
+//! One task owns a run's status from the moment it takes it up, so nothing else in this process writes it. The order:
+//!
+//! 1. An attempt that is open under another executor's name is closed (`OperatorRestarted`): that process is gone.
+//! 2. Wait: for the back-off, for the job's other runs, for a permit, for the target's backup directory. Phase `Pending`.
+//! 3. The attempt is opened *in the stored status*; only then its work starts. A crash from here on counts as an attempt.
+//! 4. The work ends, or is cancelled and cleans up. The status is written until it is stored: what happened to a backup
+//!    is never known to this process alone.
+//!
+//! A run that is gone (deleted with force, or its namespace ended) stops all this; its work is cancelled first.
+
+use super::backup::{Progress, Report};
+use super::cancel::Cancel;
+use super::exclusive::Exclusive;
+use super::observer::{Happening, Observer, Subject};
+use super::ports::{Executor, Prepared, Records, RunKey, Written, phase_of};
+use super::record::{self, Next, Retry};
+use super::{AttemptId, Phase};
+use crate::api::backup_job::BackupJob;
+use crate::api::backup_run::{BackupRun, BackupRunStatus};
+use crate::api::names::{JobRef, Uid};
+use crate::api::time::from_time;
+use crate::clock::Clock;
+use crate::error::{Class, Failure, Reason};
+use crate::validate::{ValidatedJob, validate};
+use chrono::{DateTime, Utc};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+
+/// How often live byte counts are written (`product.md` section 2).
+const PROGRESS_EVERY: Duration = Duration::from_secs(10);
+/// How long an attempt may clean up after it was cancelled; then it is dropped, and the log says so.
+const CLEANUP_LIMIT: Duration = Duration::from_secs(120);
+/// Waits between tries to store a status.
+const WRITE_BACKOFF: [Duration; 4] =
+    [Duration::from_millis(200), Duration::from_secs(1), Duration::from_secs(5), Duration::from_secs(15)];
+
+/// What every run needs; one for the process.
+pub struct Shared {
+    /// The cluster's objects.
+    pub records: Arc<dyn Records>,
+    /// Who does the work.
+    pub executor: Arc<dyn Executor>,
+    /// Who wants to know.
+    pub observer: Arc<dyn Observer>,
+    /// The time.
+    pub clock: Arc<dyn Clock>,
+    /// This process: pod name and five random letters.
+    pub instance: String,
+    /// UID of kube-system.
+    pub cluster_id: Uid,
+    /// How many attempts may work at once.
+    pub permits: Arc<Semaphore>,
+    /// What one attempt has for itself.
+    pub exclusive: Exclusive,
+    /// Set when this process is to end: no attempt is begun any more.
+    pub draining: CancellationToken,
+}
+
+/// Why a task stopped early.
+enum Stop {
+    /// The object is gone.
+    Gone,
+    /// Somebody asked.
+    Cancelled(Reason),
+    /// It cannot work.
+    Failed(Failure),
+}
+
+impl From<Failure> for Stop {
+    fn from(failure: Failure) -> Self {
+        Self::Failed(failure)
+    }
+}
+
+/// One run in this process.
+pub struct RunTask {
+    shared: Arc<Shared>,
+    key: RunKey,
+    run: BackupRun,
+    status: BackupRunStatus,
+    cancel: Cancel,
+    job: JobRef,
+    job_uid: Option<Uid>,
+}
+
+impl RunTask {
+    /// A task for `run`, which is not final.
+    pub fn new(shared: Arc<Shared>, key: RunKey, run: BackupRun, job: JobRef, cancel: Cancel) -> Self {
+        let status = run.status.clone().unwrap_or_default();
+        Self { shared, key, run, status, cancel, job, job_uid: None }
+    }
+
+    /// Lives until the run is final, gone, or left to the next process.
+    pub async fn live(mut self) {
+        if self.close_dead_attempt().await.is_err() {
+            return;
+        }
+        match self.attempts().await {
+            Ok(()) | Err(Stop::Gone) => {}
+            Err(Stop::Cancelled(Reason::OperatorShutdown)) => {
+                tracing::info!(run = %self.key.name, namespace = %self.key.namespace, "left to the next process");
+            }
+            Err(Stop::Cancelled(cause)) => {
+                let message = match cause {
+                    Reason::Deleted => "deleted before it was through",
+                    _ => "spec.cancel was set",
+                };
+                self.finish(Phase::Cancelled, cause, message).await;
+            }
+            Err(Stop::Failed(failure)) => self.finish(Phase::Failed, failure.reason, failure.short_message()).await,
+        }
+        if let Some(happening) = record::ended(&self.status, self.shared.clock.now()) {
+            self.notice(&happening);
+        }
+    }
+
+    async fn close_dead_attempt(&mut self) -> Result<(), ()> {
+        let dead = record::open_attempt(&self.status).map(|attempt| attempt.executor.clone().unwrap_or_default());
+        let Some(executor) = dead.filter(|executor| *executor != self.shared.instance) else {
+            return Ok(());
+        };
+        let retry = self.stored_retry();
+        let failure = Failure::new(
+            Reason::OperatorRestarted,
+            format!("the operator process {executor} ended in mid-run; nothing of that attempt is listed as a backup"),
+        );
+        let now = self.shared.clock.now();
+        let attempt = u32::try_from(self.status.attempts.len()).unwrap_or(u32::MAX);
+        let next =
+            record::end_attempt(&mut self.status, &Err(failure.clone()), retry, self.run.metadata.generation, now);
+        if let Next::Retry(retry_at) = next {
+            self.notice(&Happening::AttemptFailed { attempt, failure, retry_at });
+        }
+        match self.persist().await {
+            Written::Yes => Ok(()),
+            Written::Gone => Err(()),
+        }
+    }
+
+    /// `retry` as it stood when the first attempt began.
+    fn stored_retry(&self) -> Retry {
+        let defaults = Retry { limit: 2, backoff: Duration::from_secs(30) };
+        let Some(retry) = self.status.spec.as_ref().and_then(|spec| spec.retry.as_ref()) else {
+            return defaults;
+        };
+        Retry {
+            limit: retry.limit.unwrap_or(defaults.limit),
+            backoff: retry.backoff_seconds.map_or(defaults.backoff, |seconds| Duration::from_secs(u64::from(seconds))),
+        }
+    }
+
+    async fn attempts(&mut self) -> Result<(), Stop> {
+        if self.status.phase.is_final() {
+            return Ok(());
+        }
+        self.check_cancel()?;
+        let owner = self.find_job().await?;
+        let shared = Arc::clone(&self.shared);
+        if self.insist(|| shared.records.adopt(&self.run, &owner)).await? == Written::Gone {
+            return Err(Stop::Gone);
+        }
+        let mut not_before = record::resume_at(&self.status, self.stored_retry());
+        loop {
+            if let Some(at) = not_before {
+                self.wait_until(at).await?;
+            }
+            // One run of a job at a time, whoever asked for it: that is what Forbid promises.
+            let shared = Arc::clone(&self.shared);
+            let job_key = format!("job/{}", self.job_uid.as_ref().map_or("", Uid::as_str));
+            let _job_turn = match shared.exclusive.try_lock(&job_key) {
+                Some(turn) => turn,
+                None => {
+                    self.say_waiting("waits for another run of the same BackupJob to end").await?;
+                    self.or_cancel(shared.exclusive.lock(&job_key)).await?
+                }
+            };
+            let _permit = match Arc::clone(&shared.permits).try_acquire_owned() {
+                Ok(permit) => permit,
+                Err(_) => {
+                    self.say_waiting("waits for its turn: as many backups as allowed are at work").await?;
+                    let acquired = self.or_cancel(Arc::clone(&shared.permits).acquire_owned()).await?;
+                    acquired.map_err(|_| Stop::Cancelled(Reason::OperatorShutdown))?
+                }
+            };
+            match self.one_attempt().await? {
+                Next::Over => return Ok(()),
+                Next::Retry(at) => not_before = Some(at),
+            }
+        }
+    }
+
+    /// The BackupJob, as it is now; later attempts run the spec that the first one ran.
+    async fn find_job(&mut self) -> Result<Arc<BackupJob>, Stop> {
+        let Some(found) = self.insist(|| self.shared.records.job(&self.job)).await? else {
+            return Err(Stop::Failed(Failure::new(
+                Reason::JobNotFound,
+                format!(
+                    "there is no BackupJob {}; `kubectl get backupjobs -n {}` shows which are",
+                    self.job, self.job.namespace
+                ),
+            )));
+        };
+        let uid = Uid::new(found.metadata.uid.clone().unwrap_or_default())?;
+        let owner = self.run.metadata.owner_references.iter().flatten().find(|owner| owner.kind == "BackupJob");
+        if owner.is_some_and(|owner| owner.uid != uid.as_str()) {
+            return Err(Stop::Cancelled(Reason::Deleted)); // its BackupJob was replaced by another of the same name
+        }
+        self.job_uid = Some(uid);
+        Ok(found)
+    }
+
+    async fn valid_job(&mut self) -> Result<(BackupJob, ValidatedJob), Stop> {
+        let mut job = BackupJob::clone(&*self.find_job().await?);
+        if let Some(spec) = &self.status.spec {
+            job.spec = spec.clone();
+        }
+        let valid = validate(&job).map_err(|invalid| Failure::new(invalid.reason, invalid.message))?;
+        Ok((job, valid))
+    }
+
+    async fn one_attempt(&mut self) -> Result<Next, Stop> {
+        let (job, valid) = self.valid_job().await?;
+        let retry = Retry { limit: valid.retry_limit, backoff: valid.retry_backoff };
+        let generation = self.run.metadata.generation;
+        let (prepared, _directory_turn) = match self.prepare(&valid).await {
+            Ok(ready) => ready,
+            Err(Stop::Failed(failure)) => {
+                // A preparation that failed is an attempt that failed: it is counted and limited like one.
+                let now = self.shared.clock.now();
+                let attempt =
+                    record::begin_attempt(&mut self.status, &self.shared.instance, &job.spec, generation, now);
+                return self.conclude(attempt, Err(failure), retry).await;
+            }
+            Err(stop) => return Err(stop),
+        };
+        let now = self.shared.clock.now();
+        let attempt = record::begin_attempt(&mut self.status, &self.shared.instance, &job.spec, generation, now);
+        self.status.pod = prepared.pod();
+        if self.persist().await == Written::Gone {
+            return Err(Stop::Gone);
+        }
+        self.notice(&Happening::AttemptStarted { attempt });
+        let id = AttemptId {
+            job: self.job.clone(),
+            job_uid: valid.uid.clone(),
+            cluster_id: self.shared.cluster_id.clone(),
+            run: self.key.name.clone(),
+            run_uid: self.key.uid.clone(),
+            attempt,
+            scheduled_at: self.run.spec.scheduled_at.as_ref().map(from_time),
+            archive: valid.archive.clone(),
+        };
+        let result = self.work(prepared, id).await;
+        self.conclude(attempt, result, retry).await
+    }
+
+    /// Finds the target and takes what the attempt must have for itself.
+    async fn prepare(
+        &mut self,
+        valid: &ValidatedJob,
+    ) -> Result<(Box<dyn Prepared>, Option<super::exclusive::Turn>), Stop> {
+        let shared = Arc::clone(&self.shared);
+        loop {
+            let prepared = self.or_cancel(shared.executor.prepare(valid)).await??;
+            let Some(key) = prepared.exclusive() else {
+                return Ok((prepared, None));
+            };
+            if let Some(turn) = shared.exclusive.try_lock(&key) {
+                return Ok((prepared, Some(turn)));
+            }
+            self.say_waiting("waits for another backup that uses the same directory in the same container").await?;
+            let turn = self.or_cancel(shared.exclusive.lock(&key)).await?;
+            // The pod may be another one by now, so it is looked for again.
+            let again = self.or_cancel(shared.executor.prepare(valid)).await??;
+            if again.exclusive().as_ref() == Some(&key) {
+                return Ok((again, Some(turn)));
+            }
+        }
+    }
+
+    /// The work itself, in a task of its own so that nothing that is written meanwhile can hold it up.
+    async fn work(&mut self, prepared: Box<dyn Prepared>, id: AttemptId) -> Result<Report, Failure> {
+        let progress = Arc::new(Progress::default());
+        let mut work = tokio::spawn(prepared.run(id, Arc::clone(&progress), self.cancel.token()));
+        let mut every = tokio::time::interval(PROGRESS_EVERY);
+        every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        every.tick().await; // the first one is due at once
+        let cancelled = self.cancel.clone();
+        let ended = loop {
+            tokio::select! {
+                ended = &mut work => break Some(ended),
+                _ = every.tick() => self.write_progress(&progress).await,
+                _ = cancelled.requested() => break tokio::time::timeout(CLEANUP_LIMIT, &mut work).await.ok(),
+            }
+        };
+        let result = match ended {
+            Some(Ok(result)) => result,
+            Some(Err(panicked)) => {
+                Err(Failure::new(Reason::Internal, format!("the attempt ended in a fault of ours: {panicked}")))
+            }
+            None => {
+                work.abort();
+                tracing::error!(run = %self.key.name, namespace = %self.key.namespace,
+                    "the attempt did not clean up in time; a process, a folder or an upload of it may be left");
+                Err(Failure::new(Reason::Internal, "did not clean up in time"))
+            }
+        };
+        match (result, self.cancel.cause()) {
+            (Err(failure), Some(cause)) => Err(Failure { reason: cause, ..failure }),
+            (result, _) => result,
+        }
+    }
+
+    async fn write_progress(&mut self, progress: &Progress) {
+        let read = record::signed(progress.read.load(Ordering::Relaxed));
+        let stored = record::signed(progress.stored.load(Ordering::Relaxed));
+        if (self.status.bytes_read, self.status.bytes_stored) == (Some(read), Some(stored)) {
+            return;
+        }
+        self.status.bytes_read = Some(read);
+        self.status.bytes_stored = Some(stored);
+        // Only a picture for people: one that cannot be written is written in ten seconds.
+        if let Err(failure) = self.shared.records.write_run(&self.key, &self.status).await {
+            tracing::debug!(run = %self.key.name, %failure, "progress not written");
+        }
+    }
+
+    async fn conclude(&mut self, attempt: u32, result: Result<Report, Failure>, retry: Retry) -> Result<Next, Stop> {
+        let now = self.shared.clock.now();
+        if let Err(failure) = &result {
+            tracing::warn!(run = %self.key.name, namespace = %self.key.namespace, job = %self.job.name, attempt,
+                reason = %failure.reason, message = failure.short_message(), "attempt failed");
+        }
+        let next = record::end_attempt(&mut self.status, &result, retry, self.run.metadata.generation, now);
+        if let (Next::Retry(retry_at), Err(failure)) = (next, &result) {
+            self.notice(&Happening::AttemptFailed { attempt, failure: failure.clone(), retry_at });
+        }
+        if self.persist().await == Written::Gone {
+            return Err(Stop::Gone);
+        }
+        match result {
+            Err(failure) if failure.reason == Reason::OperatorShutdown => Err(Stop::Cancelled(failure.reason)),
+            _ => Ok(next),
+        }
+    }
+
+    async fn finish(&mut self, phase: Phase, reason: Reason, message: &str) {
+        let now = self.shared.clock.now();
+        record::finish(&mut self.status, phase, Some(reason), message, self.run.metadata.generation, now);
+        self.persist().await;
+    }
+
+    /// Writes the status until it is stored.
+    async fn persist(&self) -> Written {
+        let mut tries = 0usize;
+        loop {
+            match self.shared.records.write_run(&self.key, &self.status).await {
+                Ok(written) => return written,
+                Err(failure) => {
+                    if tries == 0 {
+                        tracing::warn!(run = %self.key.name, namespace = %self.key.namespace, %failure,
+                            "status not written, tried until it is");
+                    }
+                    tokio::time::sleep(WRITE_BACKOFF[tries.min(WRITE_BACKOFF.len() - 1)]).await;
+                    tries += 1;
+                }
+            }
+        }
+    }
+
+    async fn say_waiting(&mut self, why: &str) -> Result<(), Stop> {
+        if self.status.message.as_deref() == Some(why) && self.status.phase == Phase::Pending {
+            return Ok(());
+        }
+        self.status.phase = Phase::Pending;
+        self.status.message = Some(why.to_owned());
+        match self.persist().await {
+            Written::Yes => Ok(()),
+            Written::Gone => Err(Stop::Gone),
+        }
+    }
+
+    async fn wait_until(&self, at: DateTime<Utc>) -> Result<(), Stop> {
+        // The wall clock may jump: looked at again at least every ten seconds.
+        loop {
+            let left = (at - self.shared.clock.now()).to_std().unwrap_or_default();
+            if left.is_zero() {
+                return Ok(());
+            }
+            self.or_cancel(tokio::time::sleep(left.min(Duration::from_secs(10)))).await?;
+        }
+    }
+
+    fn check_cancel(&self) -> Result<(), Stop> {
+        self.cancel.cause().map_or(Ok(()), |cause| Err(Stop::Cancelled(cause)))
+    }
+
+    async fn or_cancel<T>(&self, work: impl Future<Output = T>) -> Result<T, Stop> {
+        tokio::select! {
+            biased;
+            cause = self.cancel.requested() => Err(Stop::Cancelled(cause)),
+            () = self.shared.draining.cancelled() => Err(Stop::Cancelled(Reason::OperatorShutdown)),
+            value = work => Ok(value),
+        }
+    }
+
+    /// Asks the API server until it answers: that it does not is no reason to fail a backup.
+    async fn insist<T, F>(&self, mut ask: impl FnMut() -> F) -> Result<T, Stop>
+    where
+        F: Future<Output = Result<T, Failure>>,
+    {
+        let mut tries = 0usize;
+        loop {
+            match self.or_cancel(ask()).await? {
+                Ok(answer) => return Ok(answer),
+                Err(failure) if failure.class() == Class::Transient => {
+                    tracing::debug!(run = %self.key.name, %failure, tries, "asked again");
+                    self.or_cancel(tokio::time::sleep(WRITE_BACKOFF[tries.min(WRITE_BACKOFF.len() - 1)])).await?;
+                    tries += 1;
+                }
+                Err(failure) => return Err(Stop::Failed(failure)),
+            }
+        }
+    }
+
+    fn notice(&self, happening: &Happening) {
+        let subject = Subject {
+            job: self.job.clone(),
+            job_uid: self.job_uid.clone(),
+            run: Some((self.key.name.clone(), self.key.uid.clone())),
+        };
+        self.shared.observer.notice(&subject, happening);
+    }
+}
+
+/// Whether a run still wants a task.
+pub fn wants_task(run: &BackupRun) -> bool {
+    !phase_of(run).is_final()
+}
+
+#[cfg(test)]
+mod tests;

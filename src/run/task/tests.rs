@@ -1,0 +1,381 @@
+//! The life of runs, on paused time, with an executor that does what the script says.
+
+use super::*;
+use crate::run::backup::StoredObject;
+use crate::run::ports::{Claim, Claimed};
+use crate::run::supervisor::Supervisor;
+use crate::source::Consistency;
+use async_trait::async_trait;
+use serde_json::json;
+use std::collections::VecDeque;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering as Atomic};
+use tokio::sync::Notify;
+
+/// The wall clock of paused time.
+struct PausedClock(tokio::time::Instant);
+
+impl Clock for PausedClock {
+    fn now(&self) -> DateTime<Utc> {
+        let passed = chrono::TimeDelta::from_std(self.0.elapsed()).expect("short");
+        DateTime::from_timestamp(1_800_000_000, 0).expect("in range") + passed
+    }
+    fn monotonic(&self) -> std::time::Instant {
+        self.0.into_std()
+    }
+}
+
+/// What the next attempt does.
+enum Act {
+    Succeed,
+    Fail(Reason),
+    /// Cannot even be prepared.
+    Unprepared(Reason),
+    /// Works until cancelled; then cleans up for a second.
+    UntilCancelled,
+    /// Works until this is notified.
+    Until(Arc<Notify>),
+}
+
+#[derive(Default)]
+struct Stage {
+    script: Mutex<VecDeque<Act>>,
+    writes: Mutex<Vec<BackupRunStatus>>,
+    failing_writes: AtomicUsize,
+    gone: std::sync::atomic::AtomicBool,
+    working: AtomicUsize,
+    most_at_once: AtomicUsize,
+    started_unrecorded: AtomicUsize,
+    cleaned_up: AtomicUsize,
+    notices: Mutex<Vec<Happening>>,
+    job: Mutex<Option<BackupJob>>,
+}
+
+struct Handle(Arc<Stage>);
+
+struct Work(Arc<Stage>, Act);
+
+#[async_trait]
+impl Prepared for Work {
+    fn exclusive(&self) -> Option<String> {
+        None
+    }
+    fn pod(&self) -> Option<String> {
+        Some("postgres-0".into())
+    }
+    async fn run(
+        self: Box<Self>,
+        id: AttemptId,
+        progress: Arc<Progress>,
+        cancel: CancellationToken,
+    ) -> Result<Report, Failure> {
+        let Self(stage, act) = *self;
+        let stored = stage.writes.lock().expect("sound").last().cloned().unwrap_or_default();
+        if record::open_attempt(&stored).is_none_or(|open| open.number != id.attempt) {
+            stage.started_unrecorded.fetch_add(1, Atomic::SeqCst);
+        }
+        let now = stage.working.fetch_add(1, Atomic::SeqCst) + 1;
+        stage.most_at_once.fetch_max(now, Atomic::SeqCst);
+        progress.read.store(7, Ordering::Relaxed);
+        let result = match act {
+            Act::Succeed => Ok(report()),
+            Act::Fail(reason) => Err(Failure::new(reason, "as scripted")),
+            Act::Unprepared(_) => unreachable!("not prepared"),
+            Act::UntilCancelled => {
+                cancel.cancelled().await;
+                tokio::time::sleep(Duration::from_secs(1)).await;
+                stage.cleaned_up.fetch_add(1, Atomic::SeqCst);
+                Err(Failure::new(Reason::StreamCut, "cancelled"))
+            }
+            Act::Until(notify) => {
+                notify.notified().await;
+                Ok(report())
+            }
+        };
+        stage.working.fetch_sub(1, Atomic::SeqCst);
+        result
+    }
+}
+
+#[async_trait]
+impl Executor for Handle {
+    async fn check_access(&self, _: &crate::api::names::Namespace, _: &str) -> Result<(), Failure> {
+        Ok(())
+    }
+    async fn prepare(&self, _: &ValidatedJob) -> Result<Box<dyn Prepared>, Failure> {
+        match self.0.script.lock().expect("sound").pop_front().expect("scripted") {
+            Act::Unprepared(reason) => Err(Failure::new(reason, "as scripted")),
+            act => Ok(Box::new(Work(Arc::clone(&self.0), act))),
+        }
+    }
+}
+
+#[async_trait]
+impl Records for Handle {
+    async fn claim(&self, _: &Claim) -> Result<Claimed, Failure> {
+        unreachable!("tasks claim nothing")
+    }
+    async fn adopt(&self, _: &BackupRun, _: &BackupJob) -> Result<Written, Failure> {
+        Ok(Written::Yes)
+    }
+    async fn release(&self, _: &BackupRun) -> Result<Written, Failure> {
+        unreachable!("tasks release nothing")
+    }
+    async fn delete(&self, _: &RunKey) -> Result<(), Failure> {
+        unreachable!("tasks delete nothing")
+    }
+    async fn write_run(&self, _: &RunKey, status: &BackupRunStatus) -> Result<Written, Failure> {
+        if self.0.gone.load(Atomic::SeqCst) {
+            return Ok(Written::Gone);
+        }
+        if self.0.failing_writes.fetch_update(Atomic::SeqCst, Atomic::SeqCst, |left| left.checked_sub(1)).is_ok() {
+            return Err(Failure::new(Reason::ClusterUnavailable, "as scripted"));
+        }
+        self.0.writes.lock().expect("sound").push(status.clone());
+        Ok(Written::Yes)
+    }
+    async fn job(&self, _: &JobRef) -> Result<Option<Arc<BackupJob>>, Failure> {
+        Ok(self.0.job.lock().expect("sound").clone().map(Arc::new))
+    }
+}
+
+impl Observer for Handle {
+    fn notice(&self, _: &Subject, happening: &Happening) {
+        self.0.notices.lock().expect("sound").push(happening.clone());
+    }
+}
+
+fn report() -> Report {
+    Report {
+        phase: Phase::Succeeded,
+        reason: None,
+        message: "whole".into(),
+        folder: "default/pg/pg-m1-00000000-1".into(),
+        objects: vec![StoredObject { name: "dump.zst".into(), size: 10, digest: "ab".into() }],
+        bytes_read: 100,
+        bytes_stored: 10,
+        files: None,
+        warnings: Vec::new(),
+        exit_code: Some(0),
+        pod: Some("postgres-0".into()),
+        consistency: Consistency::Command,
+    }
+}
+
+fn job() -> BackupJob {
+    serde_json::from_value(json!({
+        "apiVersion": "backup.javy.dev/v1", "kind": "BackupJob",
+        "metadata": {"name": "pg", "namespace": "default", "uid": "11111111-1111-1111-1111-111111111111",
+                     "creationTimestamp": "2026-11-24T10:00:00Z", "generation": 1},
+        "spec": {
+            "target": {"kind": "StatefulSet", "name": "postgres"},
+            "strategy": {"type": "dump", "command": "pg_dumpall"},
+            "destination": {"type": "s3", "uri": "s3://backups/p", "secretRef": "s3"},
+            "schedule": "0 2 * * *",
+        },
+    }))
+    .expect("a job")
+}
+
+fn run(name: &str, status: &BackupRunStatus) -> (RunKey, BackupRun) {
+    let uid = format!("22222222-2222-2222-2222-{:012}", name.len());
+    let run: BackupRun = serde_json::from_value(json!({
+        "apiVersion": "backup.javy.dev/v1", "kind": "BackupRun",
+        "metadata": {"name": name, "namespace": "default", "uid": uid, "generation": 1},
+        "spec": {"backupJobName": "pg"},
+        "status": status,
+    }))
+    .expect("a run");
+    let (key, _) = crate::controller::world::run_identity(&run).expect("named");
+    (key, run)
+}
+
+struct Play {
+    stage: Arc<Stage>,
+    supervisor: Supervisor,
+}
+
+impl Play {
+    fn new(script: Vec<Act>) -> Self {
+        let stage =
+            Arc::new(Stage { script: Mutex::new(script.into()), job: Mutex::new(Some(job())), ..Stage::default() });
+        let shared = Shared {
+            records: Arc::new(Handle(Arc::clone(&stage))),
+            executor: Arc::new(Handle(Arc::clone(&stage))),
+            observer: Arc::new(Handle(Arc::clone(&stage))),
+            clock: Arc::new(PausedClock(tokio::time::Instant::now())),
+            instance: "ubo-new".into(),
+            cluster_id: Uid::new("33333333-3333-3333-3333-333333333333").expect("good"),
+            permits: Arc::new(Semaphore::new(4)),
+            exclusive: Exclusive::default(),
+            draining: CancellationToken::new(),
+        };
+        Self { stage, supervisor: Supervisor::new(Arc::new(shared), Arc::default()) }
+    }
+
+    fn start(&mut self, name: &str, status: &BackupRunStatus) -> RunKey {
+        let (key, run) = run(name, status);
+        self.supervisor.start(key.clone(), run, JobRef::new("default", "pg").expect("good"), None);
+        key
+    }
+
+    fn last(&self) -> BackupRunStatus {
+        self.stage.writes.lock().expect("sound").last().cloned().expect("written")
+    }
+
+    async fn until(&self, what: &str, holds: impl Fn(&Stage) -> bool) {
+        for _ in 0..10_000 {
+            if holds(&self.stage) {
+                return;
+            }
+            tokio::task::yield_now().await;
+        }
+        panic!("never: {what}");
+    }
+
+    async fn until_working(&self) {
+        self.until("working", |stage| stage.working.load(Atomic::SeqCst) > 0).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_run_that_works_succeeds_and_its_attempt_was_stored_before_it_began() {
+    let mut play = Play::new(vec![Act::Succeed]);
+    play.start("pg-m1", &BackupRunStatus::default());
+    play.supervisor.ended().await;
+    assert_eq!(play.last().phase, Phase::Succeeded);
+    assert_eq!(play.stage.started_unrecorded.load(Atomic::SeqCst), 0);
+    assert!(matches!(
+        play.stage.notices.lock().expect("sound").last(),
+        Some(Happening::Ended { phase: Phase::Succeeded, .. })
+    ));
+}
+
+#[tokio::test(start_paused = true)]
+async fn transient_failures_are_tried_three_times_also_when_the_preparation_fails() {
+    let script =
+        vec![Act::Fail(Reason::StreamCut), Act::Unprepared(Reason::TargetNotReady), Act::Fail(Reason::CommandFailed)];
+    let mut play = Play::new(script);
+    play.start("pg-m1", &BackupRunStatus::default());
+    play.supervisor.ended().await;
+    let last = play.last();
+    assert_eq!((last.phase, last.reason.as_deref()), (Phase::Failed, Some("CommandFailed")));
+    let reasons: Vec<_> = last.attempts.iter().filter_map(|attempt| attempt.reason.clone()).collect();
+    assert_eq!(reasons, ["StreamCut", "TargetNotReady", "CommandFailed"]);
+    assert_eq!(last.duration.as_deref(), Some("1m30s"), "30 s and 60 s of waiting");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_misconfiguration_is_final_at_once() {
+    let mut play = Play::new(vec![Act::Unprepared(Reason::SecretNotFound)]);
+    play.start("pg-m1", &BackupRunStatus::default());
+    play.supervisor.ended().await;
+    assert_eq!((play.last().phase, play.last().attempts.len()), (Phase::Failed, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_dead_process_left_open_is_closed_and_tried_again_within_the_limit() {
+    let mut dead = BackupRunStatus::default();
+    let now = DateTime::from_timestamp(1_800_000_000, 0).expect("in range");
+    record::begin_attempt(&mut dead, "ubo-old", &job().spec, None, now);
+    let mut play = Play::new(vec![Act::Succeed]);
+    play.start("pg-m1", &dead);
+    play.supervisor.ended().await;
+    let last = play.last();
+    assert_eq!((last.phase, last.attempts.len()), (Phase::Succeeded, 2));
+    assert_eq!(last.attempts[0].reason.as_deref(), Some("OperatorRestarted"));
+
+    for _ in 0..2 {
+        record::end_attempt(
+            &mut dead,
+            &Err(Failure::new(Reason::OperatorRestarted, "x")),
+            Retry { limit: 2, backoff: Duration::ZERO },
+            None,
+            now,
+        );
+        record::begin_attempt(&mut dead, "ubo-old", &job().spec, None, now);
+    }
+    let mut play = Play::new(vec![]);
+    play.start("pg-m1", &dead);
+    play.supervisor.ended().await;
+    assert_eq!((play.last().phase, play.last().attempts.len()), (Phase::Failed, 3), "the crashes count");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_cancelled_run_cleans_up_and_says_who_wished_it() {
+    for (cause, word) in [(Reason::CancelRequested, "CancelRequested"), (Reason::Deleted, "Deleted")] {
+        let mut play = Play::new(vec![Act::UntilCancelled]);
+        let key = play.start("pg-m1", &BackupRunStatus::default());
+        play.until_working().await;
+        play.supervisor.cancel(&key, cause);
+        play.supervisor.ended().await;
+        assert_eq!(play.stage.cleaned_up.load(Atomic::SeqCst), 1);
+        assert_eq!((play.last().phase, play.last().reason.as_deref()), (Phase::Cancelled, Some(word)));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_run_that_waits_for_its_next_attempt_is_cancelled_too() {
+    let mut play = Play::new(vec![Act::Fail(Reason::StreamCut)]);
+    let key = play.start("pg-m1", &BackupRunStatus::default());
+    play.until("one failure", |stage| stage.notices.lock().expect("sound").len() >= 2).await;
+    play.supervisor.cancel(&key, Reason::CancelRequested);
+    play.supervisor.ended().await;
+    assert_eq!((play.last().phase, play.last().attempts.len()), (Phase::Cancelled, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_result_is_written_until_it_is_stored() {
+    let mut play = Play::new(vec![Act::Succeed]);
+    play.stage.failing_writes.store(25, Atomic::SeqCst);
+    play.start("pg-m1", &BackupRunStatus::default());
+    play.supervisor.ended().await;
+    assert_eq!(play.last().phase, Phase::Succeeded);
+    assert_eq!(play.stage.started_unrecorded.load(Atomic::SeqCst), 0, "no work before its attempt is stored");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_run_that_is_gone_does_no_work() {
+    let mut play = Play::new(vec![Act::Succeed]);
+    play.stage.gone.store(true, Atomic::SeqCst);
+    play.start("pg-m1", &BackupRunStatus::default());
+    play.supervisor.ended().await;
+    assert_eq!(play.stage.most_at_once.load(Atomic::SeqCst), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_run_without_its_backup_job_fails_and_names_it() {
+    let mut play = Play::new(vec![]);
+    *play.stage.job.lock().expect("sound") = None;
+    play.start("pg-m1", &BackupRunStatus::default());
+    play.supervisor.ended().await;
+    assert_eq!(play.last().reason.as_deref(), Some("JobNotFound"));
+    assert!(play.last().message.is_some_and(|message| message.contains("default/pg")));
+}
+
+#[tokio::test(start_paused = true)]
+async fn two_runs_of_one_job_never_work_at_once() {
+    let go = Arc::new(Notify::new());
+    let mut play = Play::new(vec![Act::Until(Arc::clone(&go)), Act::Succeed]);
+    play.start("pg-m1", &BackupRunStatus::default());
+    play.start("pg-m22", &BackupRunStatus::default());
+    play.until_working().await;
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+    go.notify_one();
+    play.supervisor.ended().await;
+    play.supervisor.ended().await;
+    assert_eq!(play.stage.most_at_once.load(Atomic::SeqCst), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_ending_process_lets_work_end_and_leaves_the_rest_to_its_successor() {
+    let mut play = Play::new(vec![Act::UntilCancelled]);
+    play.start("pg-m1", &BackupRunStatus::default());
+    play.until_working().await;
+    play.supervisor.shut_down(Duration::from_secs(60)).await;
+    let last = play.last();
+    assert_eq!((last.phase, last.attempts[0].reason.as_deref()), (Phase::Pending, Some("OperatorShutdown")));
+    assert_eq!(play.stage.cleaned_up.load(Atomic::SeqCst), 1);
+}
