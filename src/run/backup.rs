@@ -34,8 +34,9 @@
 //! An object is closed at [`SEGMENT_SIZE`] and the next one begun (S3 takes 10,000 parts, which are 78 GiB here). All of
 //! them are committed at the end, in order.
 
+use super::Phase;
 use super::guard::guard;
-use super::{AttemptId, Phase};
+use super::report::{Plan, Progress, Report, StoredObject};
 use crate::api::names::ObjectKey;
 use crate::archive::encode::{Encoder, FRAME_SIZE};
 use crate::archive::{Measure, Tally};
@@ -48,11 +49,10 @@ use crate::repository::manifest::{
     self, Compression, FORMAT_VERSION, Manifest, Object, Outcome, Owner, OwnerDocument, StartedDocument,
 };
 use crate::source::tar_end::{Counts, TarFault, TarWatch};
-use crate::source::{Capture, CaptureFacts, Completion, Consistency, Content, Source};
+use crate::source::{Capture, CaptureFacts, Completion, Content, Source};
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
-use serde_json::Value;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -69,74 +69,6 @@ const SOURCE_END_LIMIT: Duration = Duration::from_secs(20);
 pub const LOG_LIMIT: usize = 1024 * 1024;
 /// Warnings that are kept.
 pub const WARNING_LIMIT: usize = 100;
-
-/// What a backup needs to know besides its source and destination.
-#[derive(Clone, Debug)]
-pub struct Plan {
-    /// Who writes.
-    pub id: AttemptId,
-    /// Target as it stands in the manifest: kind, name, namespace, path, container.
-    pub target: Value,
-    /// `dump`, `copy`, …
-    pub strategy: &'static str,
-    /// zstd level.
-    pub compression_level: i32,
-    /// An empty backup is a success.
-    pub allow_empty: bool,
-    /// Least raw size in bytes of a good backup.
-    pub minimum_size: Option<u64>,
-}
-
-/// Live counters, read by whoever shows them.
-#[derive(Debug, Default)]
-pub struct Progress {
-    /// Raw bytes read from the source.
-    pub read: AtomicU64,
-    /// Bytes handed to the destination.
-    pub stored: AtomicU64,
-    /// Files seen in a tar.
-    pub files: AtomicU64,
-}
-
-/// One stored object of a backup.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct StoredObject {
-    /// File name below the folder.
-    pub name: String,
-    /// Size in bytes.
-    pub size: u64,
-    /// BLAKE3 of the stored bytes, in hex.
-    pub digest: String,
-}
-
-/// What was made. Only `Succeeded` or `Incomplete`; everything else is a [`Failure`].
-#[derive(Clone, Debug)]
-pub struct Report {
-    /// `Succeeded` or `Incomplete`.
-    pub phase: Phase,
-    /// Why it is incomplete.
-    pub reason: Option<Reason>,
-    /// For a person.
-    pub message: String,
-    /// Folder of the attempt, relative to the uri.
-    pub folder: String,
-    /// What lies in it, manifest apart.
-    pub objects: Vec<StoredObject>,
-    /// Raw bytes.
-    pub bytes_read: u64,
-    /// Stored bytes.
-    pub bytes_stored: u64,
-    /// Files in the tar.
-    pub files: Option<u64>,
-    /// Said but not fatal.
-    pub warnings: Vec<String>,
-    /// Exit code of the command.
-    pub exit_code: Option<i32>,
-    /// Pod that was read.
-    pub pod: Option<String>,
-    /// How far the content belongs to one moment.
-    pub consistency: Consistency,
-}
 
 /// Makes one backup. On an error nothing is listed as a backup, and nothing of the attempt stays at the destination that
 /// could be removed. A cancel gives [`Reason::CancelRequested`]; the caller, who knows why, may put another reason.

@@ -1,6 +1,6 @@
 //! **T** What running needs of the outside world, as traits: `app` supplies them.
 
-use super::backup::{Progress, Report};
+use super::report::{Progress, Report};
 use super::{AttemptId, Phase};
 use crate::api::backup_job::{BackupJob, BackupJobStatus};
 use crate::api::backup_run::{BackupRun, BackupRunStatus};

@@ -3,7 +3,7 @@
 //! The status is the run's only memory across a crash. An attempt is therefore opened in it *before* its work starts,
 //! and one that is open under another executor's name is known to be dead.
 
-use super::backup::Report;
+use super::report::Report;
 use super::{Phase, observer::Happening};
 use crate::api::backup_job::BackupJobSpec;
 use crate::api::backup_run::{AttemptStatus, BackupRunStatus, DestinationStatus, ObjectStatus};

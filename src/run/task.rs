@@ -10,12 +10,12 @@
 //!
 //! A run that is gone (deleted with force, or its namespace ended) stops all this; its work is cancelled first.
 
-use super::backup::{Progress, Report};
 use super::cancel::Cancel;
 use super::exclusive::Exclusive;
 use super::observer::{Happening, Observer, Subject};
 use super::ports::{Executor, Prepared, Records, RunKey, Written, phase_of};
 use super::record::{self, Next, Retry};
+use super::report::{Progress, Report};
 use super::{AttemptId, Phase};
 use crate::api::backup_job::BackupJob;
 use crate::api::backup_run::{BackupRun, BackupRunStatus};

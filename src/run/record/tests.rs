@@ -1,5 +1,5 @@
 use super::*;
-use crate::run::backup::StoredObject;
+use crate::run::report::StoredObject;
 use crate::source::Consistency;
 
 const RETRY: Retry = Retry { limit: 2, backoff: Duration::from_secs(30) };

@@ -1,8 +1,8 @@
 //! The life of runs, on paused time, with an executor that does what the script says.
 
 use super::*;
-use crate::run::backup::StoredObject;
 use crate::run::ports::{Claim, Claimed};
+use crate::run::report::StoredObject;
 use crate::run::supervisor::Supervisor;
 use crate::source::Consistency;
 use async_trait::async_trait;

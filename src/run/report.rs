@@ -1,0 +1,75 @@
+//! **P** What a backup is asked for, what it counts while it works, and what it reports.
+
+use super::{AttemptId, Phase};
+use crate::error::Reason;
+use crate::source::Consistency;
+use serde_json::Value;
+use std::sync::atomic::AtomicU64;
+
+/// What a backup needs to know besides its source and destination.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// Who writes.
+    pub id: AttemptId,
+    /// Target as it stands in the manifest: kind, name, namespace, path, container.
+    pub target: Value,
+    /// `dump`, `copy`, …
+    pub strategy: &'static str,
+    /// zstd level.
+    pub compression_level: i32,
+    /// An empty backup is a success.
+    pub allow_empty: bool,
+    /// Least raw size in bytes of a good backup.
+    pub minimum_size: Option<u64>,
+}
+
+/// Live counters, read by whoever shows them.
+#[derive(Debug, Default)]
+pub struct Progress {
+    /// Raw bytes read from the source.
+    pub read: AtomicU64,
+    /// Bytes handed to the destination.
+    pub stored: AtomicU64,
+    /// Files seen in a tar.
+    pub files: AtomicU64,
+}
+
+/// One stored object of a backup.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoredObject {
+    /// File name below the folder.
+    pub name: String,
+    /// Size in bytes.
+    pub size: u64,
+    /// BLAKE3 of the stored bytes, in hex.
+    pub digest: String,
+}
+
+/// What was made. Only `Succeeded` or `Incomplete`; everything else is a [`Failure`].
+#[derive(Clone, Debug)]
+pub struct Report {
+    /// `Succeeded` or `Incomplete`.
+    pub phase: Phase,
+    /// Why it is incomplete.
+    pub reason: Option<Reason>,
+    /// For a person.
+    pub message: String,
+    /// Folder of the attempt, relative to the uri.
+    pub folder: String,
+    /// What lies in it, manifest apart.
+    pub objects: Vec<StoredObject>,
+    /// Raw bytes.
+    pub bytes_read: u64,
+    /// Stored bytes.
+    pub bytes_stored: u64,
+    /// Files in the tar.
+    pub files: Option<u64>,
+    /// Said but not fatal.
+    pub warnings: Vec<String>,
+    /// Exit code of the command.
+    pub exit_code: Option<i32>,
+    /// Pod that was read.
+    pub pod: Option<String>,
+    /// How far the content belongs to one moment.
+    pub consistency: Consistency,
+}
