@@ -14,7 +14,7 @@
 //! The glossary and the invariants are in CONTRIBUTING.md.
 
 pub mod api;
-//pub mod app;
+pub mod app;
 pub mod archive;
 pub mod args;
 pub mod cli;

@@ -1,17 +1,17 @@
 //! **W** One attempt with the real parts: the namespace's own rights, its Secret, its pod, its destination.
 
-use crate::clock::Clock;
 use crate::api::names::Namespace;
-use crate::destination::build::build;
+use crate::clock::Clock;
 use crate::destination::Destination;
+use crate::destination::build::build;
 use crate::error::Failure;
 use crate::run::AttemptId;
 use crate::run::backup::back_up;
-use crate::run::report::{Plan, Progress, Report};
 use crate::run::ports::{Executor, Prepared};
+use crate::run::report::{Plan, Progress, Report};
 use crate::source::exec::ExecSource;
 use crate::target::{ResolvedPod, resolve};
-use crate::tenant::{Tenants, read_secret};
+use crate::tenant::{Account, Tenants, read_secret};
 use crate::validate::{DumpForm, ValidatedJob};
 use async_trait::async_trait;
 use serde_json::json;
@@ -20,15 +20,16 @@ use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 
 /// Executes attempts by exec into the target.
-pub struct ExecExecutor {
+pub(super) struct ExecExecutor {
     /// Clients with the rights of namespaces.
-    pub tenants: Tenants,
+    pub(super) tenants: Tenants,
     /// The time.
-    pub clock: Arc<dyn Clock>,
+    pub(super) clock: Arc<dyn Clock>,
 }
 
 struct ExecAttempt {
     client: kube::Client,
+    account: Account,
     pod: ResolvedPod,
     job: ValidatedJob,
     destination: Arc<dyn Destination>,
@@ -43,14 +44,15 @@ impl Executor for ExecExecutor {
 
     async fn prepare(&self, job: &ValidatedJob) -> Result<Box<dyn Prepared>, Failure> {
         let client = self.tenants.client_for(&job.job.namespace, &job.service_account).await?;
+        let account = Account { namespace: job.job.namespace.clone(), name: job.service_account.clone() };
         let secret = match &job.destination.secret {
-            Some(name) => read_secret(&client, &job.job.namespace, name).await?,
+            Some(name) => read_secret(client.clone(), &account, name).await?,
             None => BTreeMap::new(),
         };
         let destination = build(&job.destination.address, &job.destination.options, &secret)?;
-        let pod = resolve(&client, &job.target, &job.job.namespace).await?;
+        let pod = resolve(client.clone(), &account, &job.target).await?;
         let clock = Arc::clone(&self.clock);
-        Ok(Box::new(ExecAttempt { client, pod, job: job.clone(), destination, clock }))
+        Ok(Box::new(ExecAttempt { client, account, pod, job: job.clone(), destination, clock }))
     }
 }
 
@@ -59,7 +61,9 @@ impl Prepared for ExecAttempt {
     fn exclusive(&self) -> Option<String> {
         match &self.job.dump.form {
             DumpForm::Stdout => None,
-            DumpForm::Directory(directory) => Some(format!("directory/{}/{}/{directory}", self.pod.uid, self.pod.container)),
+            DumpForm::Directory(directory) => {
+                Some(format!("directory/{}/{}/{directory}", self.pod.uid, self.pod.container))
+            }
         }
     }
 
@@ -73,7 +77,7 @@ impl Prepared for ExecAttempt {
         progress: Arc<Progress>,
         cancel: CancellationToken,
     ) -> Result<Report, Failure> {
-        let Self { client, pod, job, destination, clock } = *self;
+        let Self { client, account, pod, job, destination, clock } = *self;
         let target = &job.target;
         let plan = Plan {
             target: json!({
@@ -89,7 +93,7 @@ impl Prepared for ExecAttempt {
             minimum_size: job.minimum_size,
             id,
         };
-        let source = ExecSource::new(client, pod, job.dump.clone(), job.target.path.clone(), &plan.id);
+        let source = ExecSource::new(client, account, pod, job.dump.clone(), job.target.path.clone(), &plan.id);
         back_up(&plan, &source, destination.as_ref(), clock.as_ref(), &progress, &cancel).await
     }
 }

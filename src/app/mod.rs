@@ -20,9 +20,9 @@ use crate::run::exclusive::Exclusive;
 use crate::run::supervisor::Supervisor;
 use crate::run::task::Shared;
 use crate::telemetry::admin::Admin;
-use crate::telemetry::readiness::{Gate, Readiness};
 use crate::telemetry::events::Events;
 use crate::telemetry::metrics::Metrics;
+use crate::telemetry::readiness::{Gate, Readiness};
 use crate::tenant::Tenants;
 use k8s_openapi::api::core::v1::Namespace;
 use kube::{Api, Client, Config};
@@ -46,7 +46,10 @@ const LAST_WRITES: std::time::Duration = std::time::Duration::from_secs(5);
 /// Runs the operator until SIGTERM or SIGINT, and then until what was at work has ended.
 pub async fn operate(args: &OperatorArgs) -> Result<(), Failure> {
     let config = Config::infer().await.map_err(|error| {
-        Failure::new(Reason::ClusterUnavailable, format!("no cluster is configured: {error}; run in a pod, or set KUBECONFIG"))
+        Failure::new(
+            Reason::ClusterUnavailable,
+            format!("no cluster is configured: {error}; run in a pod, or set KUBECONFIG"),
+        )
     })?;
     let client = Client::try_from(config.clone()).map_err(|error| unreachable_cluster(&error))?;
     check_version(&client).await?;
@@ -57,20 +60,22 @@ pub async fn operate(args: &OperatorArgs) -> Result<(), Failure> {
 
     let metrics = Metrics::new().map_err(|error| Failure::new(Reason::Internal, format!("metrics: {error}")))?;
     let metrics = Arc::new(metrics);
-    let (events, event_writer) = Events::new(client.clone(), args.pod_name.clone(), Arc::clone(&metrics), Arc::clone(&clock));
+    let (events, event_writer) =
+        Events::new(client.clone(), args.pod_name.clone(), Arc::clone(&metrics), Arc::clone(&clock));
     let readiness = Arc::new(Readiness::new());
     let admin = Admin::bind(args.metrics_address).await.map_err(|error| {
         Failure::new(Reason::InvalidSpec, format!("--metrics-address {}: {error}", args.metrics_address))
     })?;
+    let tenants = Tenants::new(config, Arc::clone(&clock))?;
     let stop = CancellationToken::new();
     let drained = CancellationToken::new();
     let records = ClusterRecords::new(client.clone());
     let statuses = StatusQueue::default();
     let with_task = Arc::new(AtomicUsize::new(0));
-    let observers = observe::Observers::new(Arc::clone(&metrics), events, statuses.clone(), Arc::clone(&with_task));
+    let observers = observe::Observers::new(&metrics, events, statuses.clone(), Arc::clone(&with_task));
     let shared = Arc::new(Shared {
         records: Arc::new(records.clone()),
-        executor: Arc::new(attempt::ExecExecutor { tenants: Tenants::new(&config, client.clone(), Arc::clone(&clock)), clock: Arc::clone(&clock) }),
+        executor: Arc::new(attempt::ExecExecutor { tenants, clock: Arc::clone(&clock) }),
         observer: observers.clone(),
         clock: Arc::clone(&clock),
         instance,
@@ -96,9 +101,21 @@ pub async fn operate(args: &OperatorArgs) -> Result<(), Failure> {
         Box::new(move || seen.open(Gate::Cluster)),
     );
     let mut watches: JoinSet<&'static str> = JoinSet::new();
-    spawn(&mut watches, "watch of BackupJobs", watches::watch::<BackupJob>(Api::all(client.clone()), sender.clone(), Signal::Job));
-    spawn(&mut watches, "watch of BackupRuns", watches::watch::<BackupRun>(Api::all(client.clone()), sender.clone(), Signal::Run));
-    spawn(&mut watches, "watch of the admission policies", watch_policies(client.clone(), sender, Arc::clone(&readiness)));
+    spawn(
+        &mut watches,
+        "watch of BackupJobs",
+        watches::watch::<BackupJob>(Api::all(client.clone()), sender.clone(), Signal::Job),
+    );
+    spawn(
+        &mut watches,
+        "watch of BackupRuns",
+        watches::watch::<BackupRun>(Api::all(client.clone()), sender.clone(), Signal::Run),
+    );
+    spawn(
+        &mut watches,
+        "watch of the admission policies",
+        watch_policies(client.clone(), sender, Arc::clone(&readiness)),
+    );
     spawn(&mut watches, "writer of Events", event_writer);
     let mut server = tokio::spawn(admin.serve(Arc::clone(&metrics), readiness, drained.clone()));
     let mut writer = tokio::spawn(statuses.run(records, metrics, drained.clone()));
@@ -149,7 +166,8 @@ fn ended_early(what: &str) -> Failure {
 }
 
 async fn told_to_end() {
-    let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) else {
+    let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+    else {
         return; // no signals can be had: better to end than to be unstoppable
     };
     tokio::select! {

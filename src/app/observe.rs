@@ -1,8 +1,8 @@
 //! **W** What happens, told to metrics, Events and the log.
 
+use crate::api::GROUP;
 use crate::api::backup_job::BackupJobStatus;
 use crate::api::names::{JobRef, Uid};
-use crate::api::GROUP;
 use crate::controller::status_writer::StatusQueue;
 use crate::run::Phase;
 use crate::run::observer::{Happening, Observer, Skip, Subject};
@@ -27,17 +27,12 @@ impl Observers {
     /// They count into `metrics`, speak through `events`, and hand status on to `statuses`. `with_task` is how many runs
     /// have a task: those of them that do not work wait.
     pub(super) fn new(
-        metrics: Arc<Metrics>,
+        metrics: &Arc<Metrics>,
         events: Events,
         statuses: StatusQueue,
         with_task: Arc<AtomicUsize>,
     ) -> Arc<Self> {
-        let observers = Arc::new(Self {
-            metrics: Arc::clone(&metrics),
-            events,
-            statuses,
-            at_work: Mutex::default(),
-        });
+        let observers = Arc::new(Self { metrics: Arc::clone(metrics), events, statuses, at_work: Mutex::default() });
         let asked = Arc::downgrade(&observers);
         metrics.at_scrape(move || {
             let Some(observers) = asked.upgrade() else { return Scraped::default() };
@@ -75,18 +70,32 @@ impl Observer for Observers {
                 self.metrics.tick_claimed(*lag);
                 if *missed > 0 {
                     self.metrics.ticks_skipped(TickSkip::Superseded, *missed);
-                    tell(EventKind::ScheduleCatchUp, format!("{missed} earlier ticks were missed; only {tick} is made up for"));
+                    tell(
+                        EventKind::ScheduleCatchUp,
+                        format!("{missed} earlier ticks were missed; only {tick} is made up for"),
+                    );
                 }
             }
             Happening::Skipped { tick, why: Skip::StillRunning } => {
                 tracing::info!(%job, %tick, "tick skipped: the run before it is not through");
                 self.metrics.ticks_skipped(TickSkip::RunStillActive, 1);
-                tell(EventKind::TickSkipped, format!("{tick} starts nothing: a run of this BackupJob is not through (concurrencyPolicy: Forbid)"));
+                tell(
+                    EventKind::TickSkipped,
+                    format!(
+                        "{tick} starts nothing: a run of this BackupJob is not through (concurrencyPolicy: Forbid)"
+                    ),
+                );
             }
             Happening::NameTaken { run } => {
                 tracing::warn!(%job, %run, "the name of the tick's BackupRun is taken");
                 self.metrics.ticks_skipped(TickSkip::NameTaken, 1);
-                tell(EventKind::NameTaken, format!("a BackupRun {run} that is not of this BackupJob is in the way; delete it: kubectl delete backuprun {run} -n {}", job.namespace));
+                tell(
+                    EventKind::NameTaken,
+                    format!(
+                        "a BackupRun {run} that is not of this BackupJob is in the way; delete it: kubectl delete backuprun {run} -n {}",
+                        job.namespace
+                    ),
+                );
             }
             Happening::ClaimFailed { failure } => tracing::warn!(%job, %failure, "claim failed, tried again"),
             Happening::AttemptStarted { attempt } => {
@@ -101,15 +110,23 @@ impl Observer for Observers {
             Happening::AttemptFailed { attempt, failure, retry_at } => {
                 self.metrics.attempt_ended(Some(failure.reason));
                 let message = failure.short_message();
-                tell(EventKind::AttemptRetried, format!("{run}: attempt {attempt} failed with {}, the next one starts at {retry_at}: {message}", failure.reason));
+                tell(
+                    EventKind::AttemptRetried,
+                    format!(
+                        "{run}: attempt {attempt} failed with {}, the next one starts at {retry_at}: {message}",
+                        failure.reason
+                    ),
+                );
             }
             Happening::Ended { phase, reason, message, duration, bytes_stored, .. } => {
                 self.count_end(subject, *phase, happening);
                 let phase_word = phase.as_str();
-                let reason_word = reason.map(|reason| reason.as_str()).unwrap_or_default();
+                let reason_word = reason.map(crate::error::Reason::as_str).unwrap_or_default();
                 tracing::info!(%job, run, phase = phase_word, reason = reason_word, seconds = duration.as_secs(), bytes_stored, message, "run ended");
                 let note = match phase {
-                    Phase::Succeeded => format!("{run}: {} stored in {}", human_size(*bytes_stored), human_duration(*duration)),
+                    Phase::Succeeded => {
+                        format!("{run}: {} stored in {}", human_size(*bytes_stored), human_duration(*duration))
+                    }
                     _ => format!("{run}: {message}"),
                 };
                 let kind = match (phase, reason) {

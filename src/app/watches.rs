@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 
 /// Watches until nobody listens. Errors are retried with kube's own back-off (800 ms to 30 s) and said once per row of
 /// failures: a watch that breaks costs nothing but time, since it begins anew with a list.
-pub async fn watch<K>(api: Api<K>, signals: mpsc::Sender<Signal>, wrap: fn(Seen<K>) -> Signal)
+pub(super) async fn watch<K>(api: Api<K>, signals: mpsc::Sender<Signal>, wrap: fn(Seen<K>) -> Signal)
 where
     K: Resource + Clone + DeserializeOwned + Debug + Send + 'static,
     K::DynamicType: Default,

@@ -207,7 +207,9 @@ impl World {
     /// After a watch began anew: what is known and was not shown again is gone.
     pub fn retain_jobs(&mut self, shown: &HashSet<JobRef>) {
         let gone: Vec<JobRef> = self.jobs.keys().filter(|job| !shown.contains(job)).cloned().collect();
-        gone.iter().for_each(|job| self.delete_job(job));
+        for job in &gone {
+            self.delete_job(job);
+        }
     }
 
     /// After a watch began anew: what is known and was not shown again is gone.
@@ -215,7 +217,9 @@ impl World {
         let all = self.runs.values().flat_map(BTreeMap::values);
         let gone: Vec<_> =
             all.filter(|run| run.metadata.uid.as_ref().is_none_or(|uid| !shown.contains(uid))).cloned().collect();
-        gone.iter().for_each(|run| self.delete_run(run));
+        for run in &gone {
+            self.delete_run(run);
+        }
     }
 
     /// Whether the admission policies are in force; while they are not, nothing starts.

@@ -14,7 +14,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use std::time::Duration;
 
 /// Longest wait between two attempts (`product.md` section 2).
-const BACKOFF_LIMIT: Duration = Duration::from_secs(600);
+const BACKOFF_LIMIT: Duration = Duration::from_mins(10);
 /// How many warnings a status keeps; the manifest has them all.
 const WARNINGS_LIMIT: usize = 20;
 

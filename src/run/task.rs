@@ -34,7 +34,7 @@ use tokio_util::sync::CancellationToken;
 /// How often live byte counts are written (`product.md` section 2).
 const PROGRESS_EVERY: Duration = Duration::from_secs(10);
 /// How long an attempt may clean up after it was cancelled; then it is dropped, and the log says so.
-const CLEANUP_LIMIT: Duration = Duration::from_secs(120);
+const CLEANUP_LIMIT: Duration = Duration::from_mins(2);
 /// Waits between tries to store a status.
 const WRITE_BACKOFF: [Duration; 4] =
     [Duration::from_millis(200), Duration::from_secs(1), Duration::from_secs(5), Duration::from_secs(15)];
@@ -172,20 +172,18 @@ impl RunTask {
             // One run of a job at a time, whoever asked for it: that is what Forbid promises.
             let shared = Arc::clone(&self.shared);
             let job_key = format!("job/{}", self.job_uid.as_ref().map_or("", Uid::as_str));
-            let _job_turn = match shared.exclusive.try_lock(&job_key) {
-                Some(turn) => turn,
-                None => {
-                    self.say_waiting("waits for another run of the same BackupJob to end").await?;
-                    self.or_cancel(shared.exclusive.lock(&job_key)).await?
-                }
+            let _job_turn = if let Some(turn) = shared.exclusive.try_lock(&job_key) {
+                turn
+            } else {
+                self.say_waiting("waits for another run of the same BackupJob to end").await?;
+                self.or_cancel(shared.exclusive.lock(&job_key)).await?
             };
-            let _permit = match Arc::clone(&shared.permits).try_acquire_owned() {
-                Ok(permit) => permit,
-                Err(_) => {
-                    self.say_waiting("waits for its turn: as many backups as allowed are at work").await?;
-                    let acquired = self.or_cancel(Arc::clone(&shared.permits).acquire_owned()).await?;
-                    acquired.map_err(|_| Stop::Cancelled(Reason::OperatorShutdown))?
-                }
+            let _permit = if let Ok(permit) = Arc::clone(&shared.permits).try_acquire_owned() {
+                permit
+            } else {
+                self.say_waiting("waits for its turn: as many backups as allowed are at work").await?;
+                let acquired = self.or_cancel(Arc::clone(&shared.permits).acquire_owned()).await?;
+                acquired.map_err(|_| Stop::Cancelled(Reason::OperatorShutdown))?
             };
             match self.one_attempt().await? {
                 Next::Over => return Ok(()),

@@ -51,8 +51,12 @@ fn finished(name: &str, tick: &str, phase: &str) -> BackupRun {
 /// A world that has seen everything and whose policies are in force.
 fn world(jobs: Vec<BackupJob>, runs: Vec<BackupRun>, now: &str) -> World {
     let mut world = World::default();
-    jobs.into_iter().for_each(|job| world.apply_job(job, at(now)));
-    runs.into_iter().for_each(|run| world.apply_run(run));
+    for job in jobs {
+        world.apply_job(job, at(now));
+    }
+    for run in runs {
+        world.apply_run(run);
+    }
     world.set_policy(None);
     world.set_synced();
     world
@@ -115,7 +119,7 @@ fn a_claim_that_failed_is_tried_again_and_nobody_spins() {
 fn after_downtime_the_latest_missed_tick_alone_is_claimed() {
     let seen = job(|job| {
         job["status"] = json!({"lastScheduleTime": "2026-11-24T10:10:00Z",
-        "scheduleAnchor": {"time": "2026-11-24T10:00:00Z", "schedule": "*/10 * * * *", "suspend": false}})
+        "scheduleAnchor": {"time": "2026-11-24T10:00:00Z", "schedule": "*/10 * * * *", "suspend": false}});
     });
     let mut world = world(vec![seen], vec![], "2026-11-24T12:05:00Z");
     assert_eq!(claims(&decide(&mut world, "2026-11-24T12:05:00Z")), [("pg-20261124-1200".to_owned(), 10)]);

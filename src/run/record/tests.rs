@@ -91,7 +91,7 @@ fn the_third_failure_is_final_and_the_waits_double() {
 
 #[test]
 fn no_wait_is_longer_than_ten_minutes() {
-    let retry = Retry { limit: 20, backoff: Duration::from_secs(600) };
+    let retry = Retry { limit: 20, backoff: Duration::from_mins(10) };
     assert_eq!((retry.wait(1), retry.wait(20), retry.wait(u32::MAX)), (BACKOFF_LIMIT, BACKOFF_LIMIT, BACKOFF_LIMIT));
     assert_eq!(Retry { limit: 20, backoff: Duration::from_secs(1) }.wait(4), Duration::from_secs(8));
 }

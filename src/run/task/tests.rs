@@ -374,7 +374,7 @@ async fn an_ending_process_lets_work_end_and_leaves_the_rest_to_its_successor() 
     let mut play = Play::new(vec![Act::UntilCancelled]);
     play.start("pg-m1", &BackupRunStatus::default());
     play.until_working().await;
-    play.supervisor.shut_down(Duration::from_secs(60)).await;
+    play.supervisor.shut_down(Duration::from_mins(1)).await;
     let last = play.last();
     assert_eq!((last.phase, last.attempts[0].reason.as_deref()), (Phase::Pending, Some("OperatorShutdown")));
     assert_eq!(play.stage.cleaned_up.load(Atomic::SeqCst), 1);
