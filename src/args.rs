@@ -1,7 +1,44 @@
 //! **W** Flags and environment; the only reader of both.
 
+use crate::cli::schedule::ScheduleArgs;
+use crate::telemetry::LogFormat;
+use clap::{Parser, Subcommand};
 use std::net::SocketAddr;
 use std::time::Duration;
+
+/// A Kubernetes backup operator that never calls a backup good that cannot be restored
+#[derive(Debug, Parser)]
+#[command(name = "ubo", version)]
+pub struct Args {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+    /// Which log lines are written (to standard error): `info`, `warn,ubo::run=debug`, …
+    #[arg(long, global = true, env = "UBO_LOG", default_value = "warn,ubo=info")]
+    pub log: String,
+    /// How log lines look
+    #[arg(long, global = true, env = "UBO_LOG_FORMAT", value_enum, default_value_t)]
+    pub log_format: LogFormat,
+}
+
+/// The invocations.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run in the cluster: watch BackupJobs, keep their schedules, make their backups
+    Operator(OperatorArgs),
+    /// Print every manifest that this version needs in a cluster
+    Install(InstallArgs),
+    /// Show when a schedule fires
+    Schedule(ScheduleArgs),
+}
+
+/// `ubo install`
+#[derive(Debug, clap::Args)]
+pub struct InstallArgs {
+    /// Image of the operator
+    #[arg(long, default_value = crate::install::DEFAULT_IMAGE)]
+    pub image: String,
+}
 
 /// `ubo operator`
 #[derive(Debug, clap::Args)]
