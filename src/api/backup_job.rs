@@ -59,6 +59,7 @@ const SPEC_RULES: &[(&str, &str)] = &[
     derive = "PartialEq",
     shortname = "bj",
     category = "backup",
+    selectable = ".status.phase",
     printcolumn = r#"{"name": "Target", "type": "string", "jsonPath": ".status.target"}"#,
     printcolumn = r#"{"name": "Schedule", "type": "string", "jsonPath": ".spec.schedule"}"#,
     printcolumn = r#"{"name": "Phase", "type": "string", "jsonPath": ".status.phase"}"#,

@@ -28,6 +28,7 @@ const SPEC_RULES: &[(&str, &str)] = &[(
     shortname = "br",
     category = "backup",
     selectable = ".spec.backupJobName",
+    selectable = ".status.phase",
     printcolumn = r#"{"name": "Job", "type": "string", "jsonPath": ".spec.backupJobName"}"#,
     printcolumn = r#"{"name": "Phase", "type": "string", "jsonPath": ".status.phase"}"#,
     printcolumn = r#"{"name": "Reason", "type": "string", "jsonPath": ".status.reason"}"#,

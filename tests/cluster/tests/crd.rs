@@ -305,6 +305,11 @@ async fn what_cannot_be_changed() -> Result<()> {
     let none =
         installed.kubectl(&["get", "br", "-n", &namespace, "--field-selector", "spec.backupJobName=other"], "").await?;
     ensure!(!none.contains("by-hand"), "{none}");
+    for kind in ["bj", "br"] {
+        let failed =
+            installed.kubectl(&["get", kind, "-n", &namespace, "--field-selector", "status.phase=Failed"], "").await?;
+        ensure!(failed.is_empty(), "{failed}");
+    }
     let jobs = installed.kubectl(&["get", "bj", "-n", &namespace, "-o", "wide"], "").await?;
     for column in [
         "TARGET",
