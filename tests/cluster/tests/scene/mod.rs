@@ -1,0 +1,346 @@
+//! A namespace that was opted in, with pods to back up, beside the operator as `ubo install` deploys it.
+
+#![allow(dead_code, unreachable_pub, reason = "part of each test binary, which uses a part of it")]
+
+use super::installed::{Installed, set, until};
+use anyhow::{Context, Result, bail, ensure};
+use futures::TryStreamExt;
+use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::core::v1::{Event, Pod};
+use kube::Api;
+use kube::api::{DeleteParams, ListParams, PostParams};
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+use ubo::api::backup_job::BackupJob;
+use ubo::api::backup_run::{BackupRun, BackupRunStatus};
+use ubo::destination::Destination;
+use ubo::destination::address::Address;
+use ubo::destination::build::build;
+use ubo::run::Phase;
+use ubo::run::ports::phase_of;
+
+/// A container that does nothing until it is told to end.
+pub const SLEEP: &str = "trap 'exit 0' TERM; sleep 100000 & wait";
+/// An image with busybox as its shell and tar.
+pub const BUSYBOX: &str = "localhost/busybox:1";
+/// Selects the operator's pods.
+const OPERATOR_PODS: &str = "app.kubernetes.io/name=ubo";
+
+/// The stage of one test; its namespace goes when the test is over.
+pub struct Scene {
+    /// The cluster.
+    pub installed: Installed,
+    /// The test's own namespace.
+    pub namespace: String,
+}
+
+impl Scene {
+    /// A new namespace, opted in, with a Secret `s3` for the S3 server, beside a ready operator.
+    pub async fn new(what: &str) -> Result<Self> {
+        let installed = Installed::get().await?;
+        operator_ready(&installed).await?;
+        let namespace = installed.namespace(what).await?;
+        let scene = Self { installed, namespace };
+        let opt_in = std::fs::read_to_string(scene.installed.cluster.checkout.join("manifests/namespace.yaml"))?;
+        scene.installed.apply(&opt_in, &["-n", &scene.namespace]).await?;
+        scene.secret("s3", &scene.keys()).await?;
+        Ok(scene)
+    }
+
+    /// The keys of the S3 server, as a Secret holds them.
+    pub fn keys(&self) -> BTreeMap<String, String> {
+        let s3 = &self.installed.cluster.s3;
+        let pairs = [
+            ("AWS_ACCESS_KEY_ID", &s3.access_key),
+            ("AWS_SECRET_ACCESS_KEY", &s3.secret_key),
+            ("AWS_ENDPOINT_URL", &s3.endpoint),
+        ];
+        let mut keys: BTreeMap<_, _> = pairs.into_iter().map(|(key, value)| (key.to_owned(), value.clone())).collect();
+        keys.insert("AWS_REGION".to_owned(), "us-east-1".to_owned());
+        keys
+    }
+
+    /// Makes or replaces a Secret.
+    pub async fn secret(&self, name: &str, keys: &BTreeMap<String, String>) -> Result<()> {
+        let secret = json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name}, "stringData": keys});
+        self.apply(&secret).await
+    }
+
+    /// Server-side apply of one document in this namespace.
+    pub async fn apply(&self, document: &Value) -> Result<()> {
+        self.installed.apply(&document.to_string(), &["-n", &self.namespace]).await.map(drop)
+    }
+
+    /// kubectl in this namespace.
+    pub async fn kubectl(&self, arguments: &[&str]) -> Result<String> {
+        self.installed.kubectl(&[&["-n", &self.namespace], arguments].concat(), "").await
+    }
+
+    /// A pod with one container `main` that sleeps; `change` edits it. Ready when this returns, unless it never can be.
+    pub async fn pod(&self, name: &str, image: &str, change: impl FnOnce(&mut Value)) -> Result<()> {
+        let mut pod = json!({
+            "apiVersion": "v1", "kind": "Pod", "metadata": {"name": name},
+            "spec": {
+                "terminationGracePeriodSeconds": 1,
+                "automountServiceAccountToken": false,
+                "containers": [{"name": "main", "image": image, "imagePullPolicy": "Never", "command": ["sh", "-c", SLEEP]}],
+            },
+        });
+        change(&mut pod);
+        self.apply(&pod).await?;
+        let api: Api<Pod> = self.api();
+        until(&format!("pod {name} to be Ready"), || async {
+            let pod = api.get(name).await?;
+            let conditions = pod.status.and_then(|status| status.conditions).unwrap_or_default();
+            Ok(conditions.iter().any(|c| c.type_ == "Ready" && c.status == "True").then_some(()))
+        })
+        .await
+    }
+
+    /// A client for this namespace.
+    pub fn api<K>(&self) -> Api<K>
+    where
+        K: kube::Resource<Scope = k8s_openapi::NamespaceResourceScope>,
+        K::DynamicType: Default,
+    {
+        Api::namespaced(self.installed.admin.clone(), &self.namespace)
+    }
+
+    /// A BackupJob without a schedule (so that it runs at once, as `NAME-once`): the standard output of `command` in pod
+    /// `box` goes to this test's own folder of the S3 server. `change` edits it.
+    pub fn job(&self, name: &str, command: &str, change: impl FnOnce(&mut Value)) -> Value {
+        let mut job = json!({
+            "apiVersion": "backup.javy.dev/v1", "kind": "BackupJob", "metadata": {"name": name},
+            "spec": {
+                "target": {"kind": "Pod", "name": "box"},
+                "destination": {"type": "s3", "uri": self.uri(), "secretRef": "s3"},
+                "strategy": {"type": "dump", "command": command},
+                "retry": {"limit": 0},
+            },
+        });
+        change(&mut job);
+        job
+    }
+
+    /// This test's own folder of the S3 server.
+    pub fn uri(&self) -> String {
+        format!("s3://{}/{}", self.installed.cluster.s3.bucket, self.namespace)
+    }
+
+    /// Applies a BackupJob that has no schedule and waits until its run is over.
+    pub async fn back_up(&self, job: &Value) -> Result<BackupRunStatus> {
+        self.apply(job).await?;
+        let name = job["metadata"]["name"].as_str().context("a name")?;
+        self.ended(&format!("{name}-once")).await
+    }
+
+    /// Asks for a run of a BackupJob by hand and gives its name.
+    pub async fn start(&self, job: &str) -> Result<String> {
+        let run = json!({"apiVersion": "backup.javy.dev/v1", "kind": "BackupRun",
+            "metadata": {"generateName": format!("{job}-m")}, "spec": {"backupJobName": job}});
+        let api: Api<BackupRun> = self.api();
+        let made = api.create(&PostParams::default(), &serde_json::from_value(run)?).await?;
+        made.metadata.name.context("a run without a name")
+    }
+
+    /// Waits until a run is over.
+    pub async fn ended(&self, run: &str) -> Result<BackupRunStatus> {
+        self.run_until(run, "to be over", |run| phase_of(run).is_final()).await
+    }
+
+    /// Waits until a run is at work and has read something.
+    pub async fn at_work(&self, run: &str) -> Result<BackupRunStatus> {
+        self.run_until(run, "to work", |run| phase_of(run) == Phase::Running).await
+    }
+
+    /// Waits until `holds` of a run.
+    pub async fn run_until(
+        &self,
+        name: &str,
+        what: &str,
+        holds: impl Fn(&BackupRun) -> bool,
+    ) -> Result<BackupRunStatus> {
+        let api: Api<BackupRun> = self.api();
+        let mut last = None;
+        let found = until(&format!("run {name} {what}"), || {
+            let api = api.clone();
+            let holds = &holds;
+            async move {
+                let found = api.get_opt(name).await?;
+                Ok(found.filter(|run| holds(run)))
+            }
+        })
+        .await;
+        if found.is_err() {
+            last = api.get_opt(name).await?.and_then(|run| run.status);
+        }
+        let run = found.with_context(|| format!("its status: {last:?}"))?;
+        Ok(run.status.unwrap_or_default())
+    }
+
+    /// The BackupJob as it is now.
+    pub async fn job_now(&self, name: &str) -> Result<BackupJob> {
+        let api: Api<BackupJob> = self.api();
+        Ok(api.get(name).await?)
+    }
+
+    /// Waits until `holds` of a BackupJob.
+    pub async fn job_until(&self, name: &str, what: &str, holds: impl Fn(&BackupJob) -> bool) -> Result<BackupJob> {
+        let api: Api<BackupJob> = self.api();
+        until(&format!("BackupJob {name} {what}"), || {
+            let (api, holds) = (api.clone(), &holds);
+            async move { Ok(api.get_opt(name).await?.filter(|job| holds(job))) }
+        })
+        .await
+    }
+
+    /// The S3 server, as the operator sees this test's folder.
+    pub fn destination(&self) -> Result<Arc<dyn Destination>> {
+        let address = Address::parse(&self.uri())?;
+        Ok(build(&address, &BTreeMap::new(), &self.keys())?)
+    }
+
+    /// Keys of all objects of this test, relative to its folder, in order.
+    pub async fn objects(&self) -> Result<Vec<String>> {
+        let listed: Vec<_> = self.destination()?.list("").await?.try_collect().await?;
+        let mut keys: Vec<String> = listed.into_iter().map(|object| object.key.as_str().to_owned()).collect();
+        keys.sort();
+        Ok(keys)
+    }
+
+    /// An object's stored bytes.
+    pub async fn read(&self, key: &str) -> Result<Vec<u8>> {
+        let key = ubo::api::names::ObjectKey::new(key)?;
+        let chunks: Vec<_> = self.destination()?.read(&key, None).await?.try_collect().await?;
+        Ok(chunks.concat())
+    }
+
+    /// The one archive or dump of a run that succeeded, decompressed by `zstd -d`: what a person would do by hand.
+    pub async fn decompressed(&self, status: &BackupRunStatus) -> Result<Vec<u8>> {
+        let destination = status.destinations.first().context("a destination")?;
+        let folder = destination.folder.as_deref().context("a folder")?;
+        let object = destination.objects.iter().find(|object| object.name.ends_with(".zst")).context("an archive")?;
+        let stored = self.read(&format!("{folder}/{}", object.name)).await?;
+        pipe("zstd", &["-d", "-c"], stored).await
+    }
+
+    /// Nothing but `owner.json` lies in this test's folder, and no upload is open in it: what a failed run leaves.
+    pub async fn nothing_left(&self) -> Result<()> {
+        until("everything of the run to be gone", || async {
+            let rest: Vec<_> = self.objects().await?.into_iter().filter(|key| !key.ends_with("/owner.json")).collect();
+            Ok((rest.is_empty() && self.open_uploads()?.is_empty()).then_some(()))
+        })
+        .await
+        .with_context(|| format!("objects and uploads left: {:?}", self.open_uploads()))
+    }
+
+    /// Multipart uploads of this test that are open at the server (versitygw keeps each in a folder until it ends).
+    pub fn open_uploads(&self) -> Result<Vec<String>> {
+        let s3 = &self.installed.cluster.s3;
+        let root = s3.folder.join(&s3.bucket).join(".sgwtmp/multipart");
+        let mut open = Vec::new();
+        for object in entries(&root)? {
+            for upload in entries(&object)? {
+                let name = std::fs::read_link(&upload).unwrap_or(upload);
+                open.push(name.display().to_string());
+            }
+        }
+        Ok(open)
+    }
+
+    /// What a command in a pod prints; an exit code other than 0 is an error.
+    pub async fn exec(&self, pod: &str, command: &str) -> Result<String> {
+        self.kubectl(&["exec", pod, "--", "sh", "-c", command]).await
+    }
+
+    /// Waits until no process in the pod has `word` in its command line.
+    pub async fn no_process(&self, pod: &str, word: &str) -> Result<()> {
+        // The brackets keep the search from finding itself.
+        let (first, rest) = word.split_at(1);
+        let look = format!("ps | grep '[{first}]{rest}' || true");
+        until(&format!("no process {word} in pod {pod}"), || async {
+            Ok(self.exec(pod, &look).await?.trim().is_empty().then_some(()))
+        })
+        .await
+    }
+
+    /// Reasons of the Events about an object of this namespace.
+    pub async fn event_reasons(&self, name: &str) -> Result<Vec<String>> {
+        let api: Api<Event> = self.api();
+        let events = api.list(&ListParams::default().fields(&format!("involvedObject.name={name}"))).await?;
+        Ok(events.items.into_iter().filter_map(|event| event.reason).collect())
+    }
+
+    /// Ends the scene. A test that fails leaves its namespace to be looked at.
+    pub async fn end(self) -> Result<()> {
+        self.installed.remove_namespace(&self.namespace).await
+    }
+}
+
+fn entries(folder: &std::path::Path) -> Result<Vec<std::path::PathBuf>> {
+    match std::fs::read_dir(folder) {
+        Ok(found) => found.map(|entry| Ok(entry?.path())).collect(),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
+        // A plain file where a folder was looked for has nothing in it.
+        Err(error) if error.kind() == std::io::ErrorKind::NotADirectory => Ok(Vec::new()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Waits until the operator says that it is ready.
+pub async fn operator_ready(installed: &Installed) -> Result<()> {
+    let api: Api<Deployment> = Api::namespaced(installed.admin.clone(), "backup-system");
+    until("the operator to be ready", || async {
+        let status = api.get("operator").await?.status.unwrap_or_default();
+        Ok((status.ready_replicas == Some(1) && status.updated_replicas == Some(1)).then_some(()))
+    })
+    .await
+}
+
+/// Kills the operator as a crash would: its pod, with no time to clean up. Returns when its successor is ready.
+pub async fn kill_operator(installed: &Installed) -> Result<()> {
+    let api: Api<Pod> = Api::namespaced(installed.admin.clone(), "backup-system");
+    let pods = api.list(&ListParams::default().labels(OPERATOR_PODS)).await?;
+    ensure!(!pods.items.is_empty(), "no operator to kill");
+    for pod in &pods.items {
+        let now = DeleteParams { grace_period_seconds: Some(0), ..DeleteParams::default() };
+        api.delete(pod.metadata.name.as_deref().unwrap_or_default(), &now).await?;
+    }
+    let old: Vec<_> = pods.items.iter().filter_map(|pod| pod.metadata.uid.clone()).collect();
+    until("the operator's successor", || async {
+        let pods = api.list(&ListParams::default().labels(OPERATOR_PODS)).await?;
+        let ready = pods.items.iter().any(|pod| {
+            let conditions = pod.status.iter().flat_map(|status| status.conditions.iter().flatten());
+            let fresh = pod.metadata.uid.as_ref().is_none_or(|uid| !old.contains(uid));
+            fresh && conditions.into_iter().any(|c| c.type_ == "Ready" && c.status == "True")
+        });
+        Ok(ready.then_some(()))
+    })
+    .await
+}
+
+/// Standard output of a program that is given `input`; an exit code other than 0 is an error.
+pub async fn pipe(program: &str, arguments: &[&str], input: Vec<u8>) -> Result<Vec<u8>> {
+    use tokio::io::AsyncWriteExt;
+    let mut child = tokio::process::Command::new(program)
+        .args(arguments)
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .with_context(|| format!("cannot start {program}"))?;
+    let mut stdin = child.stdin.take().context("no standard input")?;
+    let feed = tokio::spawn(async move { stdin.write_all(&input).await });
+    let output = tokio::time::timeout(Duration::from_mins(1), child.wait_with_output()).await??;
+    feed.await??;
+    if !output.status.success() {
+        bail!("{program} ended with {}", output.status);
+    }
+    Ok(output.stdout)
+}
+
+/// Sets a field of a document by its path.
+pub fn edit(document: &mut Value, path: &str, value: Value) {
+    set(document, path, value);
+}
