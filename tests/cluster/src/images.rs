@@ -30,6 +30,7 @@ pub fn archives(place: &Place, report: &Report) -> Result<Vec<PathBuf>> {
         let pause = pause(place, report)?;
         let mut archives = vec![pause];
         archives.extend(busybox(place)?);
+        archives.push(dash(place)?);
         archives.push(postgres.join().map_err(|_| anyhow!("the making of the PostgreSQL image panicked"))??);
         Ok(archives)
     })
@@ -62,6 +63,33 @@ fn busybox(place: &Place) -> Result<Vec<PathBuf>> {
         })
     };
     Ok(vec![make("busybox", "localhost/busybox:1", "")?, make("busybox-no-tar", "localhost/busybox:no-tar", "tar")?])
+}
+
+/// busybox with Debian's dash as `sh`: a shell that cannot tell whether a pipe's first part failed, and no bash beside it.
+fn dash(place: &Place) -> Result<PathBuf> {
+    let busybox = fs::read(BUSYBOX).with_context(|| format!("cannot read {BUSYBOX}"))?;
+    // The shell, and what it is linked with: `ldd` names the libraries and the loader by their paths.
+    let mut files = vec!["/bin/dash".to_owned()];
+    let libraries = output(Command::new("ldd").arg("/bin/dash"))?;
+    files.extend(libraries.split_whitespace().filter(|word| word.starts_with('/')).map(ToOwned::to_owned));
+    let contents = files
+        .iter()
+        .map(|file| fs::read(file).with_context(|| format!("cannot read {file}")))
+        .collect::<Result<Vec<_>>>()?;
+    let from: Vec<u8> = contents.iter().chain([&busybox]).flat_map(|content| Sha256::digest(content)).collect();
+    cached(place, "dash", &from, |path| {
+        let mut root = Root::new()?;
+        for (file, content) in files.iter().zip(&contents) {
+            root.file(file.trim_start_matches('/'), 0o755, content)?;
+        }
+        root.link("bin/sh", "dash")?;
+        root.file("bin/busybox", 0o755, &busybox)?;
+        for applet in ["cat", "sleep", "ls", "mkdir", "rm", "tar", "dd", "head", "true", "false", "id", "kill", "ps"] {
+            root.link(&format!("bin/{applet}"), "busybox")?;
+        }
+        let config = Config { name: "localhost/dash:1", entry: &["/bin/sh"], variables: &[PATH] };
+        pack(&config, &mut Cursor::new(root.finish()?), path)
+    })
 }
 
 /// The archive `<cache>/<hash of what it is made from>/<name>.tar`, made if absent.

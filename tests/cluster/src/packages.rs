@@ -11,7 +11,7 @@ use std::path::Path;
 use std::process::Command;
 
 /// A file that each package brings, and the package.
-const NEEDED: [(&str, &str); 14] = [
+const NEEDED: [(&str, &str); 15] = [
     ("/usr/bin/etcd", "etcd-server"),
     ("/usr/bin/containerd", "containerd"),
     ("/usr/sbin/runc", "runc"),
@@ -21,6 +21,7 @@ const NEEDED: [(&str, &str); 14] = [
     ("/usr/bin/ip", "iproute2"),
     ("/usr/bin/nsenter", "util-linux"),
     ("/usr/bin/busybox", "busybox-static"),
+    ("/usr/bin/dash", "dash"),
     ("/usr/sbin/debootstrap", "debootstrap"),
     ("/usr/bin/buildah", "buildah"),
     ("/usr/bin/strip", "binutils"),
