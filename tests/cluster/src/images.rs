@@ -76,7 +76,7 @@ fn dash(place: &Place) -> Result<PathBuf> {
         .iter()
         .map(|file| fs::read(file).with_context(|| format!("cannot read {file}")))
         .collect::<Result<Vec<_>>>()?;
-    let from: Vec<u8> = contents.iter().chain([&busybox]).flat_map(|content| Sha256::digest(content)).collect();
+    let from: Vec<u8> = contents.iter().chain([&busybox]).flat_map(Sha256::digest).collect();
     cached(place, "dash", &from, |path| {
         let mut root = Root::new()?;
         for (file, content) in files.iter().zip(&contents) {

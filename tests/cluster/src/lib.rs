@@ -3,6 +3,7 @@
 //! `cargo rig test` runs them inside the cluster's network namespace, with the variables that `cargo rig env` prints;
 //! [`Cluster::from_env`] reads these.
 
+pub mod fault_proxy;
 pub mod s3;
 
 use anyhow::{Context, Result};
@@ -73,6 +74,11 @@ impl Cluster {
 }
 
 impl S3 {
+    /// The endpoint as `HOST:PORT`, as a proxy in front of it wants it.
+    pub fn address(&self) -> String {
+        self.endpoint.trim_start_matches("http://").to_owned()
+    }
+
     /// Makes a further bucket; one that is there already is good.
     pub fn make_bucket(&self, bucket: &str) -> Result<()> {
         s3::make_bucket(&self.endpoint, &self.access_key, &self.secret_key, bucket)
