@@ -122,6 +122,9 @@ reasons! {
     BackupDamaged: Permanent,
     /// There is no such backup.
     BackupNotFound: Misconfigured,
+    // --- a restore ---
+    /// The place to restore to is not empty, or cannot be written.
+    RestoreTargetUnavailable: Misconfigured,
     // --- the operator ---
     /// The process that executed the attempt has gone.
     OperatorRestarted: Transient,

@@ -1,1 +1,246 @@
-//! **O** Fetch, decode, verify, write.
+//! **O** Fetch, decode, compare, write.
+//!
+//! Two tasks and a bounded channel: one fetches the objects in order and compares each with the manifest when it has
+//! passed; the other, on a blocking thread, decodes and hands on. Whichever fails ends both, and the fetching task's error
+//! goes first, because a decoder that starves only says that the archive ends early.
+
+use super::{RestoreTarget, Written};
+use crate::archive::Tally;
+use crate::archive::decode::{Decoded, Reader};
+use crate::destination::Destination;
+use crate::error::{Failure, Reason};
+use crate::repository::catalog::Backup;
+use crate::repository::manifest::{Manifest, Object};
+use crate::run::backup::Progress;
+use crate::source::Content;
+use crate::source::tar_end::{Counts, TarWatch};
+use bytes::Bytes;
+use futures::TryStreamExt;
+use std::io::{self, Read};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use tokio::sync::mpsc;
+
+/// Pieces between the two tasks, at most 256 KiB each from a folder; from S3 as the network gives them.
+const PIECES: usize = 16;
+
+/// Restores a backup into `target`. `progress.stored` counts fetched bytes, `progress.read` raw ones.
+pub async fn restore(
+    destination: &dyn Destination,
+    backup: &Backup,
+    mut target: Box<dyn RestoreTarget>,
+    progress: &Arc<Progress>,
+) -> Result<Written, Failure> {
+    let content = backup.manifest.content;
+    let (written, mut target) = pass(destination, backup, progress, move |raw| {
+        let written = target.write(content, raw)?;
+        Ok((written, target))
+    })
+    .await?;
+    tokio::task::spawn_blocking(move || target.confirm()).await.map_err(lost)??;
+    Ok(written)
+}
+
+/// Reads everything that a backup's manifest names and compares it; gives the counts of a tar.
+pub async fn verify(
+    destination: &dyn Destination,
+    backup: &Backup,
+    progress: &Arc<Progress>,
+) -> Result<Option<Counts>, Failure> {
+    let manifest = &backup.manifest;
+    if let Some(log) = &manifest.log {
+        let (pieces, mut passed) = mpsc::channel(PIECES);
+        let drain = async { while passed.recv().await.is_some() {} };
+        let (fetched, ()) =
+            tokio::join!(fetch(destination, backup, std::slice::from_ref(log), &pieces, progress), async {
+                drain.await;
+            });
+        fetched?;
+    }
+    let content = manifest.content;
+    let counts = pass(destination, backup, progress, move |raw| {
+        let mut watch = (content == Content::Tar).then(TarWatch::default);
+        let mut piece = vec![0; 128 * 1024];
+        loop {
+            match raw.read(&mut piece).map_err(|e| failure_of(e, "reading"))? {
+                0 => break,
+                read => {
+                    if let Some(watch) = &mut watch {
+                        watch.push(&piece[..read]);
+                    }
+                }
+            }
+        }
+        watch.map(TarWatch::finish).transpose().map_err(|fault| Failure::new(Reason::BackupDamaged, fault.to_string()))
+    })
+    .await?;
+    match (counts, manifest.files) {
+        (Some(counts), Some(files)) if counts.files != files => {
+            let message = format!("it holds {} files, and its manifest says {files}", counts.files);
+            Err(Failure::new(Reason::BackupDamaged, message))
+        }
+        _ => Ok(counts),
+    }
+}
+
+/// Runs `consume` over the raw bytes of a backup, and succeeds only if all of them agree with the manifest.
+async fn pass<T: Send + 'static>(
+    destination: &dyn Destination,
+    backup: &Backup,
+    progress: &Arc<Progress>,
+    consume: impl FnOnce(&mut dyn Read) -> Result<T, Failure> + Send + 'static,
+) -> Result<T, Failure> {
+    let manifest = &backup.manifest;
+    check_support(manifest)?;
+    let (pieces, passed) = mpsc::channel(PIECES);
+    let raw_limit = manifest.raw.size;
+    let counted = progress.clone();
+    let work = tokio::task::spawn_blocking(move || -> Result<(T, Decoded), Failure> {
+        let mut reader = Reader::new(Pieces { passed }, raw_limit)?;
+        let consumed = consume(&mut Counted { reader: &mut reader, progress: &counted })?;
+        Ok((consumed, reader.finish()?))
+    });
+    let fetched = fetch(destination, backup, &manifest.segments, &pieces, progress).await;
+    drop(pieces);
+    let consumed = work.await.map_err(lost)?;
+    // A consumer that stopped listening has an error of its own.
+    let fetched = match fetched {
+        Err(Stopped::Failed(failure)) => return Err(failure),
+        Err(Stopped::NobodyListens) => false,
+        Ok(()) => true,
+    };
+    let (consumed, decoded) = consumed?;
+    if !fetched || !manifest.raw.is(&decoded.raw) || !manifest.stored.is(&decoded.stored) {
+        return Err(Failure::new(
+            Reason::BackupDamaged,
+            format!("{} does not hold the bytes that its manifest names", backup.folder),
+        ));
+    }
+    Ok(consumed)
+}
+
+/// Why fetching ended early.
+#[derive(Debug)]
+enum Stopped {
+    /// It went wrong.
+    Failed(Failure),
+    /// The other side has ended.
+    NobodyListens,
+}
+
+impl From<Stopped> for Failure {
+    fn from(stopped: Stopped) -> Self {
+        match stopped {
+            Stopped::Failed(failure) => failure,
+            Stopped::NobodyListens => Failure::new(Reason::Internal, "reading was ended early. Please report it"),
+        }
+    }
+}
+
+/// Sends the objects' bytes in order, and compares each with what the manifest says when its last byte has passed.
+async fn fetch(
+    destination: &dyn Destination,
+    backup: &Backup,
+    objects: &[Object],
+    pieces: &mpsc::Sender<Result<Bytes, Failure>>,
+    progress: &Progress,
+) -> Result<(), Stopped> {
+    for object in objects {
+        let one = fetch_one(destination, backup, object, pieces, progress).await;
+        if let Err(Stopped::Failed(failure)) = &one {
+            // The decoder should not take it for the end.
+            let _ = pieces.send(Err(failure.clone())).await;
+        }
+        one?;
+    }
+    Ok(())
+}
+
+async fn fetch_one(
+    destination: &dyn Destination,
+    backup: &Backup,
+    object: &Object,
+    pieces: &mpsc::Sender<Result<Bytes, Failure>>,
+    progress: &Progress,
+) -> Result<(), Stopped> {
+    let key = backup.key(&object.name).map_err(Stopped::Failed)?;
+    let damaged = |what: String| Stopped::Failed(Failure::new(Reason::BackupDamaged, format!("{key} {what}")));
+    let mut stream = match destination.read(&key, None).await {
+        Ok(stream) => stream,
+        Err(e) if e.reason == Reason::BackupNotFound => {
+            return Err(damaged("is missing, and the manifest names it".into()));
+        }
+        Err(e) => return Err(Stopped::Failed(e)),
+    };
+    let mut tally = Tally::default();
+    while let Some(piece) = stream.try_next().await.map_err(Stopped::Failed)? {
+        tally.add(&piece);
+        progress.stored.fetch_add(piece.len() as u64, Ordering::Relaxed);
+        if tally.size() > object.size {
+            return Err(damaged(format!("is longer than the {} bytes that the manifest names", object.size)));
+        }
+        pieces.send(Ok(piece)).await.map_err(|_| Stopped::NobodyListens)?;
+    }
+    let measure = tally.measure();
+    if measure.size != object.size {
+        return Err(damaged(format!("has {} bytes, and the manifest names {}", measure.size, object.size)));
+    }
+    if measure.digest != object.digest {
+        return Err(damaged("has another digest than the manifest names: its bytes have changed".into()));
+    }
+    Ok(())
+}
+
+/// What this version can read.
+fn check_support(manifest: &Manifest) -> Result<(), Failure> {
+    let unsupported = if !manifest.encryption_recipients.is_empty() {
+        "it is encrypted"
+    } else if manifest.compression.format != "zstd-seekable" {
+        "it is compressed in another way"
+    } else {
+        return Ok(());
+    };
+    let message = format!("this version of ubo cannot read the backup: {unsupported}. Use a newer ubo");
+    Err(Failure::new(Reason::NotSupported, message))
+}
+
+/// The failure inside an error of a reader, or one that says what was being done.
+pub fn failure_of(error: io::Error, doing: &str) -> Failure {
+    match error.downcast::<Failure>() {
+        Ok(failure) => failure,
+        Err(error) => Failure::new(Reason::BackupDamaged, format!("{doing} the backup: {error}")),
+    }
+}
+
+fn lost(_: tokio::task::JoinError) -> Failure {
+    Failure::new(Reason::Internal, "a thread that reads a backup ended early. Please report it")
+}
+
+/// The channel, as the decoder wants it.
+struct Pieces {
+    passed: mpsc::Receiver<Result<Bytes, Failure>>,
+}
+
+impl Iterator for Pieces {
+    type Item = Result<Bytes, Failure>;
+    fn next(&mut self) -> Option<Self::Item> {
+        self.passed.blocking_recv()
+    }
+}
+
+/// Counts raw bytes as they are read.
+struct Counted<'a> {
+    reader: &'a mut Reader<Pieces>,
+    progress: &'a Progress,
+}
+
+impl Read for Counted<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.reader.read(buffer)?;
+        self.progress.read.fetch_add(read as u64, Ordering::Relaxed);
+        Ok(read)
+    }
+}
+
+#[cfg(test)]
+mod tests;

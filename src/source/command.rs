@@ -1,1 +1,212 @@
-//! **A** command
+//! **A** The output of a command on this machine.
+//!
+//! The command runs under a shell in a process group of its own, reads from `/dev/null`, and what it writes on standard
+//! output is the backup. The shell has `pipefail`, so that `pg_dump | tee x` fails when `pg_dump` does: `sh` where it knows
+//! it, else `bash`; where neither does, a command with a pipe is refused. The last megabyte of its standard error is kept as
+//! the log, and the end of it stands in the message of a failure. When the run ends early, the whole group is ended.
+
+use super::{CHANNEL_CHUNKS, CHUNK_LIMIT, Capture, CaptureFacts, Completion, Consistency, Content, Ending, Source};
+use crate::error::{Failure, Reason, cut};
+use async_trait::async_trait;
+use bytes::{Bytes, BytesMut};
+use futures::FutureExt;
+use rustix::process::{Pid, Signal, kill_process_group};
+use std::os::unix::process::ExitStatusExt;
+use std::process::{ExitStatus, Stdio};
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::process::{Child, Command};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+/// Part of its standard error that is kept, in bytes.
+const LOG_LIMIT: usize = 1024 * 1024;
+/// Part of that which stands in a message, in bytes.
+const WORDS_LIMIT: usize = 300;
+/// Between the request to end and the end.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// A command to be run.
+#[derive(Clone, Debug)]
+pub struct ShellCommand {
+    text: String,
+    run: String,
+}
+
+impl ShellCommand {
+    /// Shell text; `run` is in its environment as `UBO_RUN`.
+    pub fn new(text: impl Into<String>, run: impl Into<String>) -> Self {
+        Self { text: text.into(), run: run.into() }
+    }
+}
+
+#[async_trait]
+impl Source for ShellCommand {
+    async fn open(&self, cancel: CancellationToken) -> Result<Capture, Failure> {
+        let shell = shell_for(&self.text).await?;
+        let text = if shell.pipefail { format!("set -o pipefail\n{}", self.text) } else { self.text.clone() };
+        let child = Command::new(shell.program)
+            .arg("-c")
+            .arg(text)
+            .env("UBO_RUN", &self.run)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .process_group(0)
+            .spawn()
+            .map_err(|e| Failure::new(Reason::ShellMissing, format!("{} cannot be started: {e}", shell.program)))?;
+        let (sender, bytes) = mpsc::channel(CHANNEL_CHUNKS);
+        let work = tokio::spawn(follow(child, sender, cancel));
+        let completion = async {
+            work.await.unwrap_or_else(|_| Err(Failure::new(Reason::Internal, "the command was lost. Please report it")))
+        };
+        let facts =
+            CaptureFacts { content: Content::Raw, consistency: Consistency::Command, pod: None, container: None };
+        Ok(Capture { facts, bytes, completion: completion.boxed() })
+    }
+}
+
+/// A shell, and whether it has `pipefail`.
+struct Shell {
+    program: &'static str,
+    pipefail: bool,
+}
+
+/// The first shell that tells whether the first part of a pipe failed; any shell for a command without a pipe.
+async fn shell_for(text: &str) -> Result<Shell, Failure> {
+    for program in ["sh", "bash"] {
+        let knows = Command::new(program)
+            .args(["-c", "set -o pipefail"])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .status()
+            .await;
+        if knows.is_ok_and(|status| status.success()) {
+            return Ok(Shell { program, pipefail: true });
+        }
+    }
+    if text.replace("||", "").contains('|') {
+        let message = "the command has a pipe, and no shell here can tell whether its first part failed. Install bash, or do \
+                       without the pipe: the output is compressed anyway";
+        return Err(Failure::new(Reason::PipelineNotChecked, message));
+    }
+    Ok(Shell { program: "sh", pipefail: false })
+}
+
+/// Kills the group where the future that owned it was dropped.
+struct Group {
+    id: Option<Pid>,
+}
+
+impl Group {
+    fn signal(&self, signal: Signal) {
+        if let Some(id) = self.id {
+            // It may have gone already.
+            let _ = kill_process_group(id, signal);
+        }
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        self.signal(Signal::KILL);
+    }
+}
+
+/// Passes the output on until it ends, then says how the command ended.
+async fn follow(
+    mut child: Child,
+    sender: mpsc::Sender<Bytes>,
+    cancel: CancellationToken,
+) -> Result<Completion, Failure> {
+    let mut group = Group { id: child.id().and_then(|id| Pid::from_raw(id.cast_signed())) };
+    let (Some(stdout), Some(stderr)) = (child.stdout.take(), child.stderr.take()) else {
+        return Err(Failure::new(Reason::Internal, "the command has no output. Please report it"));
+    };
+    let ended = || Failure::new(Reason::CancelRequested, "the command was ended before its end");
+    let mut log = Vec::new();
+    let whole = tokio::select! {
+        biased;
+        () = cancel.cancelled() => Err(ended()),
+        whole = async { tokio::join!(pass_on(stdout, &sender), keep_end(stderr, &mut log)).0 } => whole,
+    };
+    // Only after the verdict is known may the channel close.
+    let result = match whole {
+        Err(failure) => {
+            group.signal(Signal::TERM);
+            if tokio::time::timeout(GRACE, child.wait()).await.is_err() {
+                group.signal(Signal::KILL);
+                let _ = child.wait().await;
+            }
+            // The shell may be gone while what it started is not.
+            group.signal(Signal::KILL);
+            Err(failure)
+        }
+        Ok(()) => tokio::select! {
+            biased;
+            () = cancel.cancelled() => Err(ended()),
+            status = child.wait() => status
+                .map_err(|e| Failure::new(Reason::SourceUnavailable, format!("the command's end was not seen: {e}")))
+                .and_then(|status| verdict(status, std::mem::take(&mut log))),
+        },
+    };
+    if result.is_ok() {
+        // What it left running in the background on purpose is its own business.
+        group.id = None;
+    }
+    drop(sender);
+    result
+}
+
+/// Standard output into the channel.
+async fn pass_on(mut stdout: impl AsyncRead + Unpin, sender: &mpsc::Sender<Bytes>) -> Result<(), Failure> {
+    loop {
+        let mut chunk = BytesMut::with_capacity(CHUNK_LIMIT);
+        // A pipe gives 64 KiB at most; a chunk is filled as long as there is something at once.
+        let read = stdout.read_buf(&mut chunk).await;
+        match read {
+            Ok(0) => return Ok(()),
+            Ok(_) => {}
+            Err(e) => return Err(Failure::new(Reason::StreamCut, format!("the command's output broke off: {e}"))),
+        }
+        if sender.send(chunk.freeze()).await.is_err() {
+            return Err(Failure::new(Reason::CancelRequested, "nobody reads the command's output any more"));
+        }
+    }
+}
+
+/// Standard error, of which the end is kept. It is always read, so that the command never waits for us here.
+async fn keep_end(mut stderr: impl AsyncRead + Unpin, log: &mut Vec<u8>) {
+    let mut piece = [0; 8192];
+    while let Ok(read @ 1..) = stderr.read(&mut piece).await {
+        log.extend_from_slice(&piece[..read]);
+        if log.len() > 2 * LOG_LIMIT {
+            log.drain(..log.len() - LOG_LIMIT);
+        }
+    }
+    log.drain(..log.len().saturating_sub(LOG_LIMIT));
+}
+
+fn verdict(status: ExitStatus, log: Vec<u8>) -> Result<Completion, Failure> {
+    if status.success() {
+        return Ok(Completion::Complete(Ending { exit_code: Some(0), warnings: Vec::new(), log }));
+    }
+    let words = String::from_utf8_lossy(&log);
+    let last =
+        words.trim().lines().next_back().map_or(String::new(), |line| format!(": {}", cut(line.trim(), WORDS_LIMIT)));
+    Err(match (status.code(), status.signal()) {
+        (Some(code), _) => {
+            Failure::new(Reason::CommandFailed, format!("the command ended with exit code {code}{last}"))
+                .with_exit_code(code)
+        }
+        (None, signal) => {
+            let signal = signal.unwrap_or_default();
+            Failure::new(Reason::CommandFailed, format!("the command was ended by signal {signal}{last}"))
+                .with_exit_code(128 + signal)
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,86 @@
+use super::*;
+use std::path::Path;
+
+async fn capture(text: &str) -> (Vec<u8>, Result<Completion, Failure>) {
+    let mut capture = ShellCommand::new(text, "run-1").open(CancellationToken::new()).await.unwrap();
+    let mut output = Vec::new();
+    while let Some(chunk) = capture.bytes.recv().await {
+        assert!(chunk.len() <= CHUNK_LIMIT);
+        output.extend_from_slice(&chunk);
+    }
+    (output, capture.completion.await)
+}
+
+#[tokio::test]
+async fn output_is_the_backup_and_errors_are_the_log() {
+    let (output, completion) = capture("echo to the log >&2; printf '%s' \"$UBO_RUN\"; cat").await;
+    assert_eq!(output, b"run-1");
+    let Completion::Complete(ending) = completion.unwrap() else { panic!("it should be complete") };
+    assert_eq!((ending.exit_code, ending.log.as_slice()), (Some(0), b"to the log\n".as_slice()));
+    let (output, _) = capture("head -c 3000000 /dev/zero").await;
+    assert_eq!(output.len(), 3_000_000);
+}
+
+#[tokio::test]
+async fn what_fails_is_told_with_its_last_words() {
+    let (output, completion) = capture("echo half; echo first >&2; echo 'no such database' >&2; exit 3").await;
+    assert_eq!(output, b"half\n");
+    let failure = completion.unwrap_err();
+    assert_eq!((failure.reason, failure.exit_code), (Reason::CommandFailed, Some(3)));
+    assert_eq!(failure.message, "the command ended with exit code 3: no such database");
+    assert_eq!(capture("kill -9 $$").await.1.unwrap_err().exit_code, Some(137));
+    assert_eq!(capture("false | cat").await.1.unwrap_err().reason, Reason::CommandFailed);
+    assert!(capture("true | cat").await.1.is_ok());
+}
+
+#[tokio::test]
+async fn a_flood_on_standard_error_does_not_hold_it_up() {
+    let (_, completion) = capture("head -c 5000000 /dev/zero >&2; echo last >&2").await;
+    let completion = completion.unwrap();
+    let log = &completion.ending().log;
+    assert_eq!(log.len(), LOG_LIMIT);
+    assert!(log.ends_with(b"last\n"));
+}
+
+/// Whether the process whose id stands in the file is gone; a zombie that nobody has reaped is.
+fn gone(file: &Path) -> bool {
+    let Ok(pid) = std::fs::read_to_string(file) else { return false };
+    let Ok(stat) = std::fs::read_to_string(format!("/proc/{}/stat", pid.trim())) else { return true };
+    stat.rsplit(')').next().is_some_and(|rest| rest.trim_start().starts_with('Z'))
+}
+
+async fn until(what: impl Fn() -> bool) {
+    let all = async {
+        while !what() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), all).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_cancel_ends_what_the_command_started() {
+    let folder = tempfile::tempdir().unwrap();
+    let child = folder.path().join("child");
+    let text =
+        format!("sleep 600 & echo $! > {}.new; mv {}.new {}; wait", child.display(), child.display(), child.display());
+    let cancel = CancellationToken::new();
+    let mut capture = ShellCommand::new(text, "run-1").open(cancel.clone()).await.unwrap();
+    until(|| child.exists()).await;
+    cancel.cancel();
+    assert_eq!(capture.bytes.recv().await, None);
+    assert_eq!(capture.completion.await.unwrap_err().reason, Reason::CancelRequested);
+    until(|| gone(&child)).await;
+}
+
+#[tokio::test]
+async fn so_does_a_reader_that_went_away() {
+    let folder = tempfile::tempdir().unwrap();
+    let child = folder.path().join("child");
+    let text = format!("echo $$ > {}; exec cat /dev/zero", child.display());
+    let mut capture = ShellCommand::new(text, "run-1").open(CancellationToken::new()).await.unwrap();
+    capture.bytes.recv().await.unwrap();
+    capture.bytes.close();
+    assert!(capture.completion.await.is_err());
+    until(|| gone(&child)).await;
+}
