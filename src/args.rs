@@ -1,43 +1,63 @@
 //! **W** Flags and environment; the only reader of both.
 
+use crate::cli::backup::BackupArgs;
+use crate::cli::install::InstallArgs;
+use crate::cli::list::ListArgs;
+use crate::cli::restore::RestoreArgs;
 use crate::cli::schedule::ScheduleArgs;
+use crate::cli::verify::VerifyArgs;
 use crate::telemetry::LogFormat;
-use clap::{Parser, Subcommand};
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-/// A Kubernetes backup operator that never calls a backup good that cannot be restored
-#[derive(Debug, Parser)]
-#[command(name = "ubo", version)]
+/// What is read from the environment for a destination on the command line: keys of `secretRef`, and settings.
+const DESTINATION_VARIABLES: &[&str] =
+    &["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL", "AWS_REGION"];
+
+/// Backups that can be restored: a Kubernetes operator, and the same pipeline on the command line
+///
+/// Exit codes: 0 good, 1 failed, 2 wrong usage, 3 incomplete (something could not be read or written; the rest is there).
+#[derive(Debug, clap::Parser)]
+#[command(name = "ubo", version, arg_required_else_help = true, max_term_width = 120)]
 pub struct Args {
     /// What to do.
     #[command(subcommand)]
     pub command: Command,
-    /// Which log lines are written (to standard error): `info`, `warn,ubo::run=debug`, …
-    #[arg(long, global = true, env = "UBO_LOG", default_value = "warn,ubo=info")]
-    pub log: String,
+    /// Which log lines are written (to standard error): `info`, `warn,ubo::run=debug`, … (default: `warn,ubo=info` for the
+    /// operator, `error` otherwise)
+    #[arg(long, global = true, env = "UBO_LOG")]
+    pub log: Option<String>,
     /// How log lines look
     #[arg(long, global = true, env = "UBO_LOG_FORMAT", value_enum, default_value_t)]
     pub log_format: LogFormat,
 }
 
-/// The invocations.
-#[derive(Debug, Subcommand)]
-pub enum Command {
-    /// Run in the cluster: watch BackupJobs, keep their schedules, make their backups
-    Operator(OperatorArgs),
-    /// Print every manifest that this version needs in a cluster
-    Install(InstallArgs),
-    /// Show when a schedule fires
-    Schedule(ScheduleArgs),
+impl Args {
+    /// Which log lines are written.
+    pub fn log_filter(&self) -> &str {
+        let default = if matches!(self.command, Command::Operator(_)) { "warn,ubo=info" } else { "error" };
+        self.log.as_deref().unwrap_or(default)
+    }
 }
 
-/// `ubo install`
-#[derive(Debug, clap::Args)]
-pub struct InstallArgs {
-    /// Image of the operator
-    #[arg(long, default_value = crate::install::DEFAULT_IMAGE)]
-    pub image: String,
+/// Everything that `ubo` does.
+#[derive(Debug, clap::Subcommand)]
+pub enum Command {
+    /// Back up a folder, or the output of a command
+    Backup(BackupArgs),
+    /// Show the backups at a destination
+    List(ListArgs),
+    /// Get a backup back
+    Restore(RestoreArgs),
+    /// Read a backup and compare every digest
+    Verify(VerifyArgs),
+    /// Print the next times at which a schedule fires
+    Schedule(ScheduleArgs),
+    /// Print what is installed in a cluster
+    Install(InstallArgs),
+    /// Run the operator (in a cluster)
+    Operator(OperatorArgs),
 }
 
 /// `ubo operator`
@@ -61,5 +81,70 @@ impl OperatorArgs {
     /// How long running backups may take to end after SIGTERM.
     pub fn shutdown_grace(&self) -> Duration {
         Duration::from_secs(u64::from(self.shutdown_grace_seconds))
+    }
+}
+
+/// What the environment says about destinations.
+#[derive(Clone, Debug, Default)]
+pub struct Environment {
+    /// As the keys of a Secret. Never shown.
+    pub credentials: BTreeMap<String, String>,
+    /// `AWS_CA_BUNDLE`: a file with PEM text.
+    pub ca_bundle_file: Option<String>,
+}
+
+impl Environment {
+    /// Reads it.
+    #[expect(clippy::disallowed_methods, reason = "the one place that reads the environment")]
+    pub fn read() -> Self {
+        let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+        let mut credentials: BTreeMap<String, String> =
+            DESTINATION_VARIABLES.iter().filter_map(|name| Some(((*name).to_string(), variable(name)?))).collect();
+        // The AWS tools' own second names.
+        for (name, other) in [("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"), ("AWS_REGION", "AWS_DEFAULT_REGION")] {
+            if let Some(value) =
+                variable(other).filter(|_| other == "AWS_ENDPOINT_URL_S3" || !credentials.contains_key(name))
+            {
+                credentials.insert(name.into(), value);
+            }
+        }
+        Self { credentials, ca_bundle_file: variable("AWS_CA_BUNDLE") }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::{CommandFactory, Parser};
+
+    #[test]
+    fn the_flags_hold_together() {
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn what_the_documentation_shows_is_understood() {
+        for line in [
+            "ubo backup --from ./data --to file:///backups",
+            "ubo backup --command pg_dumpall --to s3://b/p --name pg --output json",
+            "ubo list s3://b/p",
+            "ubo restore file:///backups --to ./x --path a --path b/c",
+            "ubo restore file:///backups data-20260102-030405 --to - --archive default/pg",
+            "ubo verify file:///backups latest --option region=eu-central-1",
+            "ubo schedule @daily",
+            "ubo install",
+            "ubo install --namespace shop --service-account dba",
+            "ubo operator --max-concurrent-runs 8",
+        ] {
+            assert!(Args::try_parse_from(line.split(' ')).is_ok(), "{line}");
+        }
+        for line in [
+            "ubo backup --to file:///backups",
+            "ubo backup --from a --command b --to file:///backups",
+            "ubo restore file:///backups",
+            "ubo operator --max-concurrent-runs 0",
+        ] {
+            assert!(Args::try_parse_from(line.split(' ')).is_err(), "{line}");
+        }
     }
 }

@@ -1,1 +1,70 @@
-//! **W** ubo verify.
+//! **W** `ubo verify`: is it what its manifest says?
+
+use super::progress::{Meter, human_size};
+use super::schedule::Format;
+use super::{DestinationArgs, GOOD, INCOMPLETE, archives, open, print, print_json};
+use crate::args::Environment;
+use crate::error::Failure;
+use crate::repository::catalog::choose;
+use crate::repository::manifest::Outcome;
+use crate::restore::execute::verify;
+use crate::run::report::Progress;
+use serde_json::json;
+use std::sync::Arc;
+
+/// Read a backup and compare every digest
+///
+/// Exit code 0: it is what its manifest says, and complete. 3: it is what its manifest says, and that says incomplete.
+#[derive(Clone, Debug, clap::Args)]
+pub struct VerifyArgs {
+    /// The destination, or one archive's folder in it
+    #[arg(value_name = "URI")]
+    pub uri: String,
+    /// Name of the run, as `ubo list` shows it; `latest` is the newest complete one
+    #[arg(value_name = "RUN", default_value = "latest")]
+    pub run: String,
+    /// Which archive, where there are several
+    #[arg(long, value_name = "NAMESPACE/NAME")]
+    pub archive: Option<String>,
+    /// Destination and output.
+    #[command(flatten)]
+    pub destination: DestinationArgs,
+}
+
+/// Verifies.
+pub async fn run(args: &VerifyArgs, environment: &Environment) -> Result<u8, Failure> {
+    let (_, destination) = open(&args.uri, &args.destination, environment)?;
+    let archives = archives(destination.as_ref()).await?;
+    let choice = choose(&archives, args.archive.as_deref(), &args.run)?;
+    let manifest = &choice.backup.manifest;
+    for note in &choice.notes {
+        eprintln!("note: {note}");
+    }
+    let json = args.destination.output == Format::Json;
+    let progress = Arc::new(Progress::default());
+    let total = manifest.objects().map(|object| object.size).sum();
+    let meter = Meter::start("verifying", &progress, Some(total), json);
+    let verified = verify(destination.as_ref(), choice.backup, &progress).await;
+    drop(meter);
+    let counts = verified.map_err(|failure| failure.while_doing(&manifest.run))?;
+    let code = if manifest.outcome == Outcome::Complete { GOOD } else { INCOMPLETE };
+    if json {
+        print_json(&json!({
+            "phase": "Succeeded",
+            "run": manifest.run,
+            "outcome": manifest.outcome,
+            "reason": manifest.reason,
+            "message": manifest.message,
+            "bytesRead": manifest.raw.size,
+            "bytesStored": manifest.stored.size,
+            "files": counts.map(|counts| counts.files),
+        }))?;
+        return Ok(code);
+    }
+    if let Some(message) = manifest.message.as_deref().filter(|_| code == INCOMPLETE) {
+        eprintln!("incomplete: {message}");
+    }
+    let files = counts.map_or(String::new(), |counts| format!(", {} files", counts.files));
+    print(&format!("{}: {} stored{files}, every digest agrees\n", manifest.run, human_size(manifest.stored.size)))?;
+    Ok(code)
+}

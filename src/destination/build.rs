@@ -11,9 +11,10 @@ use super::volume::Volume;
 use crate::error::{Failure, Reason};
 use opendal::Operator;
 use opendal::services::S3;
-use reqsign_aws_v4::StaticCredentialProvider;
-use reqsign_core::ProvideCredentialChain;
+use reqsign_aws_v4::Credential;
+use reqsign_core::{Context, ProvideCredential, ProvideCredentialChain};
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -91,11 +92,12 @@ impl<'a> Settings<'a> {
 }
 
 fn s3(bucket: &str, prefix: &str, settings: &Settings<'_>, name: &str) -> Result<ObjectStore, Failure> {
-    let mut credential =
-        StaticCredentialProvider::new(settings.needed("AWS_ACCESS_KEY_ID")?, settings.needed("AWS_SECRET_ACCESS_KEY")?);
-    if let Some(token) = settings.secret("AWS_SESSION_TOKEN") {
-        credential = credential.with_session_token(token);
-    }
+    let keys = Keys(Credential {
+        access_key_id: settings.needed("AWS_ACCESS_KEY_ID")?.into(),
+        secret_access_key: settings.needed("AWS_SECRET_ACCESS_KEY")?.into(),
+        session_token: settings.secret("AWS_SESSION_TOKEN").map(Into::into),
+        expires_in: None,
+    });
     let mut service = S3::default()
         .bucket(bucket)
         .root(&format!("/{prefix}"))
@@ -104,7 +106,7 @@ fn s3(bucket: &str, prefix: &str, settings: &Settings<'_>, name: &str) -> Result
         // Neither the environment nor a profile of the machine.
         .disable_config_load()
         .disable_ec2_metadata()
-        .credential_provider_chain(ProvideCredentialChain::new().push(credential));
+        .credential_provider_chain(ProvideCredentialChain::new().push(keys));
     let endpoint = settings.setting("endpoint", "AWS_ENDPOINT_URL");
     match endpoint {
         Some(endpoint) => {
@@ -124,6 +126,23 @@ fn s3(bucket: &str, prefix: &str, settings: &Settings<'_>, name: &str) -> Result
     let plain = endpoint.is_some_and(|endpoint| endpoint.starts_with("http://"));
     let client = client(settings.options.get("caBundle").map(String::as_str), plain)?;
     Ok(ObjectStore::over_http(&operator, &client, name))
+}
+
+/// The one link of the chain. The crate's own link prints its keys where it is logged, which the signer does at `debug`.
+struct Keys(Credential);
+
+impl fmt::Debug for Keys {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Keys(..)")
+    }
+}
+
+impl ProvideCredential for Keys {
+    type Credential = Credential;
+
+    async fn provide_credential(&self, _: &Context) -> reqsign_core::Result<Option<Credential>> {
+        Ok(Some(self.0.clone()))
+    }
 }
 
 fn check_endpoint(endpoint: &str) -> Result<(), Failure> {
@@ -211,6 +230,12 @@ mod tests {
             assert_eq!(failure.reason, Reason::InvalidSpec);
             assert!(!failure.message.contains("hunter2"));
         }
+    }
+
+    #[test]
+    fn keys_are_not_printed() {
+        let credential = Credential { secret_access_key: "hunter2".into(), ..Credential::default() };
+        assert_eq!(format!("{:?}", Keys(credential)), "Keys(..)");
     }
 
     #[test]

@@ -113,7 +113,8 @@ impl ObjectStore {
     fn failure(&self, error: &opendal::Error, doing: &str, key: &str) -> Failure {
         let mismatch = self.watch.as_ref().is_some_and(|watch| watch.mismatch());
         let (reason, why) = explain(error, mismatch);
-        Failure::new(reason, format!("{doing} {key} at {}: {why}", self.name))
+        let what = if key.is_empty() { String::new() } else { format!("{key} at ") };
+        Failure::new(reason, format!("{doing} {what}{}: {why}", self.name))
     }
 
     /// Reads an object again and says what it is.

@@ -4,14 +4,14 @@
 //! passed; the other, on a blocking thread, decodes and hands on. Whichever fails ends both, and the fetching task's error
 //! goes first, because a decoder that starves only says that the archive ends early.
 
-use super::{RestoreTarget, Written};
+use super::{RestoreTarget, Written, failure_of};
 use crate::archive::Tally;
 use crate::archive::decode::{Decoded, Reader};
 use crate::destination::Destination;
 use crate::error::{Failure, Reason};
 use crate::repository::catalog::Backup;
 use crate::repository::manifest::{Manifest, Object};
-use crate::run::backup::Progress;
+use crate::run::report::Progress;
 use crate::source::Content;
 use crate::source::tar_end::{Counts, TarWatch};
 use bytes::Bytes;
@@ -202,14 +202,6 @@ fn check_support(manifest: &Manifest) -> Result<(), Failure> {
     };
     let message = format!("this version of ubo cannot read the backup: {unsupported}. Use a newer ubo");
     Err(Failure::new(Reason::NotSupported, message))
-}
-
-/// The failure inside an error of a reader, or one that says what was being done.
-pub fn failure_of(error: io::Error, doing: &str) -> Failure {
-    match error.downcast::<Failure>() {
-        Ok(failure) => failure,
-        Err(error) => Failure::new(Reason::BackupDamaged, format!("{doing} the backup: {error}")),
-    }
 }
 
 fn lost(_: tokio::task::JoinError) -> Failure {

@@ -11,8 +11,7 @@
 //! The raw bytes as they are: `| psql`, `| tar x`. They have been passed on before the last digest is known; a caller who
 //! pipes them looks at the exit code (`set -o pipefail`).
 
-use super::execute::failure_of;
-use super::{RestoreTarget, Written};
+use super::{RestoreTarget, Written, failure_of};
 use crate::archive::entries::{SafePath, safe_mode, safe_path};
 use crate::error::{Failure, Reason};
 use crate::source::Content;
@@ -353,7 +352,7 @@ fn replace<T>(above: &OwnedFd, name: &OsStr, make: impl Fn() -> Result<T, Errno>
             rustix::fs::unlinkat(above, name, AtFlags::empty())?;
             make()
         }
-        made => made,
+        first => first,
     }
 }
 

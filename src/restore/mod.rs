@@ -5,9 +5,9 @@
 //! target says that everything was written. What was written before a digest turned out wrong stays where it is (half of a
 //! database may be better than none) and is called what it is.
 
-use crate::error::Failure;
+use crate::error::{Failure, Reason};
 use crate::source::Content;
-use std::io::Read;
+use std::io::{self, Read};
 
 pub mod execute;
 pub mod local_target;
@@ -46,4 +46,12 @@ pub trait RestoreTarget: Send {
 
     /// Everything agreed with the manifest: what was written may be called what it is.
     fn confirm(&mut self) -> Result<(), Failure>;
+}
+
+/// The failure inside an error of a reader, or one that says what was being done.
+pub fn failure_of(error: io::Error, doing: &str) -> Failure {
+    match error.downcast::<Failure>() {
+        Ok(failure) => failure,
+        Err(error) => Failure::new(Reason::BackupDamaged, format!("{doing} the backup: {error}")),
+    }
 }

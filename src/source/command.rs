@@ -131,30 +131,31 @@ async fn follow(
         () = cancel.cancelled() => Err(ended()),
         whole = async { tokio::join!(pass_on(stdout, &sender), keep_end(stderr, &mut log)).0 } => whole,
     };
-    // Only after the verdict is known may the channel close.
-    let result = match whole {
-        Err(failure) => {
-            group.signal(Signal::TERM);
-            if tokio::time::timeout(GRACE, child.wait()).await.is_err() {
-                group.signal(Signal::KILL);
-                let _ = child.wait().await;
-            }
-            // The shell may be gone while what it started is not.
-            group.signal(Signal::KILL);
-            Err(failure)
-        }
-        Ok(()) => tokio::select! {
+    let ends = async {
+        whole?;
+        let status = tokio::select! {
             biased;
-            () = cancel.cancelled() => Err(ended()),
-            status = child.wait() => status
-                .map_err(|e| Failure::new(Reason::SourceUnavailable, format!("the command's end was not seen: {e}")))
-                .and_then(|status| verdict(status, std::mem::take(&mut log))),
-        },
+            () = cancel.cancelled() => return Err(ended()),
+            status = child.wait() => status,
+        };
+        let unseen = |e| Failure::new(Reason::SourceUnavailable, format!("the command's end was not seen: {e}"));
+        verdict(status.map_err(unseen)?, std::mem::take(&mut log))
     };
+    let result = ends.await;
     if result.is_ok() {
         // What it left running in the background on purpose is its own business.
         group.id = None;
+    } else {
+        group.signal(Signal::TERM);
+        if tokio::time::timeout(GRACE, child.wait()).await.is_err() {
+            group.signal(Signal::KILL);
+            // It has been killed: this only takes its exit code away.
+            let _ = child.wait().await;
+        }
+        // The shell may be gone while what it started is not.
+        group.signal(Signal::KILL);
     }
+    // Only now that the verdict is known may the channel close.
     drop(sender);
     result
 }
