@@ -70,8 +70,11 @@ impl fmt::Display for Account {
 /// A client and when it is too old to be handed out again.
 type Slot = Arc<tokio::sync::Mutex<Option<(Client, Instant)>>>;
 
-/// Gives out clients of ServiceAccounts.
-pub struct Tenants {
+/// Gives out clients of ServiceAccounts. Cheap to clone: all clones share what they hold.
+#[derive(Clone)]
+pub struct Tenants(Arc<Shared>);
+
+struct Shared {
     operator: Client,
     config: Config,
     clock: Arc<dyn Clock>,
@@ -91,17 +94,22 @@ impl Tenants {
         // An exec must not be repeated by a layer below us; attempts are counted above.
         config.default_retry = false;
         let operator = client(config.clone())?;
-        Ok(Self { operator, config, clock, slots: Mutex::default() })
+        Ok(Self(Arc::new(Shared { operator, config, clock, slots: Mutex::default() })))
     }
 
-    /// A client with the rights of this ServiceAccount and no others.
+    /// A client with the rights of this ServiceAccount and no others. It is good for the next three minutes at least:
+    /// whoever needs one for longer asks again.
     ///
     /// # Errors
     /// [`Reason::NamespaceNotOptedIn`], with the command that mends it; [`Reason::ClusterUnavailable`].
     pub async fn client_for(&self, namespace: &Namespace, service_account: &str) -> Result<Client, Failure> {
-        let account = Account { namespace: namespace.clone(), name: service_account.to_owned() };
-        let now = self.clock.monotonic();
-        let slot = self.slot(&account, now);
+        self.client_of(&Account { namespace: namespace.clone(), name: service_account.to_owned() }).await
+    }
+
+    /// The same, for an account that has a name already.
+    pub async fn client_of(&self, account: &Account) -> Result<Client, Failure> {
+        let now = self.0.clock.monotonic();
+        let slot = self.slot(account, now);
         // One request per account, however many ask at once.
         let mut slot = slot.lock().await;
         if let Some((client, until)) = &*slot
@@ -109,13 +117,13 @@ impl Tenants {
         {
             return Ok(client.clone());
         }
-        let client = self.ask(&account).await?;
+        let client = self.ask(account).await?;
         *slot = Some((client.clone(), now + USED_FOR));
         Ok(client)
     }
 
     fn slot(&self, account: &Account, now: Instant) -> Slot {
-        let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut slots = self.0.slots.lock().unwrap_or_else(PoisonError::into_inner);
         // Those that nobody waits for and that have run out are forgotten, with their tokens.
         slots.retain(|_, slot| {
             Arc::strong_count(slot) > 1 || slot.try_lock().is_ok_and(|slot| slot.as_ref().is_some_and(|s| now < s.1))
@@ -124,7 +132,7 @@ impl Tenants {
     }
 
     async fn ask(&self, account: &Account) -> Result<Client, Failure> {
-        let accounts = Api::<ServiceAccount>::namespaced(self.operator.clone(), account.namespace.as_str());
+        let accounts = Api::<ServiceAccount>::namespaced(self.0.operator.clone(), account.namespace.as_str());
         let request = TokenRequest {
             spec: TokenRequestSpec { expiration_seconds: Some(TOKEN_SECONDS), ..TokenRequestSpec::default() },
             ..TokenRequest::default()
@@ -140,7 +148,7 @@ impl Tenants {
                 format!("the API server gave no token for {account}"),
             ));
         }
-        let mut config = self.config.clone();
+        let mut config = self.0.config.clone();
         config.auth_info = AuthInfo { token: Some(token.into()), ..AuthInfo::default() };
         config.default_namespace = account.namespace.to_string();
         client(config)

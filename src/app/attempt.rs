@@ -28,7 +28,7 @@ pub(super) struct ExecExecutor {
 }
 
 struct ExecAttempt {
-    client: kube::Client,
+    tenants: Tenants,
     account: Account,
     pod: ResolvedPod,
     job: ValidatedJob,
@@ -50,9 +50,9 @@ impl Executor for ExecExecutor {
             None => BTreeMap::new(),
         };
         let destination = build(&job.destination.address, &job.destination.options, &secret)?;
-        let pod = resolve(client.clone(), &account, &job.target).await?;
-        let clock = Arc::clone(&self.clock);
-        Ok(Box::new(ExecAttempt { client, account, pod, job: job.clone(), destination, clock }))
+        let pod = resolve(client, &account, &job.target).await?;
+        let (tenants, clock) = (self.tenants.clone(), Arc::clone(&self.clock));
+        Ok(Box::new(ExecAttempt { tenants, account, pod, job: job.clone(), destination, clock }))
     }
 }
 
@@ -77,7 +77,7 @@ impl Prepared for ExecAttempt {
         progress: Arc<Progress>,
         cancel: CancellationToken,
     ) -> Result<Report, Failure> {
-        let Self { client, account, pod, job, destination, clock } = *self;
+        let Self { tenants, account, pod, job, destination, clock } = *self;
         let target = &job.target;
         let plan = Plan {
             target: json!({
@@ -93,7 +93,7 @@ impl Prepared for ExecAttempt {
             minimum_size: job.minimum_size,
             id,
         };
-        let source = ExecSource::new(client, account, pod, job.dump.clone(), job.target.path.clone(), &plan.id);
+        let source = ExecSource::new(tenants, account, pod, job.dump.clone(), job.target.path.clone(), &plan.id);
         back_up(&plan, &source, destination.as_ref(), clock.as_ref(), &progress, &cancel).await
     }
 }

@@ -10,11 +10,10 @@ use super::{CHANNEL_CHUNKS, Capture, CaptureFacts, Completion, Consistency, Cont
 use crate::error::{Failure, Reason, cut};
 use crate::run::AttemptId;
 use crate::target::{ResolvedPod, gone};
-use crate::tenant::{Account, code, unavailable};
+use crate::tenant::{Account, Tenants, code, unavailable};
 use crate::validate::{Dump, DumpForm};
 use async_trait::async_trait;
 use bytes::Bytes;
-use kube::Client;
 use std::collections::VecDeque;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
@@ -30,8 +29,7 @@ const GONE_PAUSE: Duration = Duration::from_millis(500);
 
 /// A dump command in one container.
 pub struct ExecSource {
-    /// With the tenant's rights; must not retry by itself.
-    client: Client,
+    tenants: Tenants,
     account: Account,
     pod: ResolvedPod,
     plan: Plan,
@@ -39,10 +37,11 @@ pub struct ExecSource {
 }
 
 impl ExecSource {
-    /// A source that reads `pod` with the rights of `client`, which are those of `account`. `target_path` is what the
-    /// BackupJob's target names, for the command's environment.
+    /// A source that reads `pod` with the rights of `account`. `target_path` is what the BackupJob's target names, for the
+    /// command's environment. Clients are asked for when they are needed: an attempt may have waited for longer than a
+    /// token lives, and a dump may take longer.
     pub fn new(
-        client: Client,
+        tenants: Tenants,
         account: Account,
         pod: ResolvedPod,
         dump: Dump,
@@ -57,7 +56,7 @@ impl ExecSource {
             target_path,
             staged_limit_kib: STAGED_LIMIT_KIB,
         };
-        Self { client, account, pod, plan, times: Times::default() }
+        Self { tenants, account, pod, plan, times: Times::default() }
     }
 
     /// The same, with other times: tests do not wait for a minute.
@@ -113,11 +112,15 @@ impl Source for ExecSource {
         // A nonce is used once: a second opening of the same source is another attempt.
         let plan = Plan { nonce: Nonce::new(rand::random()), ..self.plan.clone() };
         let argv = plan.argv()?;
+        let opening = async {
+            let client = self.tenants.client_of(&self.account).await?;
+            let session = exec_loop::open(&client, self.place(), &argv, &self.times).await;
+            session.map_err(|error| self.open_failure(&error))
+        };
         let session = tokio::select! {
             () = cancel.cancelled() => return Err(cancelled()),
-            session = exec_loop::open(&self.client, self.place(), &argv, &self.times) => session,
+            session = opening => session?,
         };
-        let session = session.map_err(|error| self.open_failure(&error))?;
 
         let facts = CaptureFacts {
             content: match plan.dump.form {
@@ -132,11 +135,13 @@ impl Source for ExecSource {
         let (report, verdict) = oneshot::channel();
         let stop = cancel.child_token();
         let guard = stop.clone().drop_guard();
-        let (client, pod, times) = (self.client.clone(), self.pod.clone(), self.times);
+        let (tenants, account) = (self.tenants.clone(), self.account.clone());
+        let (pod, times) = (self.pod.clone(), self.times);
         tokio::spawn(async move {
             let mut conversation = Conversation { transcript: Transcript::new(&plan.nonce), answered: false };
             let end = session.run(&mut conversation, sender, &times, &stop).await;
-            let judged = judge(&client, &pod, &plan, conversation.transcript, end).await;
+            let gone = departure(&tenants, &account, &pod);
+            let judged = judge(gone, &pod, &plan, conversation.transcript, end).await;
             // Nobody may be waiting for it any more.
             let _ = report.send(judged);
         });
@@ -181,8 +186,9 @@ fn short(text: &str) -> &str {
     cut(text, 300)
 }
 
+/// `gone` is asked only where it matters: why the container cannot be read any more.
 async fn judge(
-    client: &Client,
+    gone: impl Future<Output = Option<String>>,
     pod: &ResolvedPod,
     plan: &Plan,
     transcript: Transcript,
@@ -190,7 +196,7 @@ async fn judge(
 ) -> Result<Completion, Failure> {
     let judged = match transcript.verdict() {
         Some(verdict) => with_verdict(plan, &transcript, verdict, end),
-        None => Err(without_verdict(client, pod, &transcript, end).await),
+        None => Err(without_verdict(gone, pod, &transcript, end).await),
     };
     let mut ending = Ending { exit_code: None, warnings: transcript.warnings(), log: Vec::new() };
     let received = transcript.received();
@@ -259,7 +265,12 @@ fn with_verdict(plan: &Plan, transcript: &Transcript, verdict: Verdict, end: End
     Ok(Judged { exit_code: 0, warning, unread })
 }
 
-async fn without_verdict(client: &Client, pod: &ResolvedPod, transcript: &Transcript, end: End) -> Failure {
+async fn without_verdict(
+    gone: impl Future<Output = Option<String>>,
+    pod: &ResolvedPod,
+    transcript: &Transcript,
+    end: End,
+) -> Failure {
     let container = format!("container {} of pod {}/{}", pod.container, pod.namespace, pod.pod);
     let received = transcript.received();
     match &end {
@@ -279,7 +290,7 @@ async fn without_verdict(client: &Client, pod: &ResolvedPod, transcript: &Transc
         }
         _ => {}
     }
-    if let Some(why) = departure(client, pod).await {
+    if let Some(why) = gone.await {
         return Failure::new(
             Reason::TargetGone,
             format!("{why} while {container} was read ({received} bytes so far); it is tried again"),
@@ -329,12 +340,13 @@ fn shell_missing(exit: &Exit) -> bool {
     }
 }
 
-async fn departure(client: &Client, pod: &ResolvedPod) -> Option<String> {
+async fn departure(tenants: &Tenants, account: &Account, pod: &ResolvedPod) -> Option<String> {
+    let client = tenants.client_of(account).await.ok()?;
     for look in 0..GONE_LOOKS {
         if look > 0 {
             tokio::time::sleep(GONE_PAUSE).await;
         }
-        match gone(client, pod).await {
+        match gone(&client, pod).await {
             Ok(Some(why)) => return Some(why),
             Ok(None) => {}
             // Without the right, or without the API server, nothing can be told.

@@ -198,9 +198,16 @@ impl Plan {
             Verdict::Full => (
                 Reason::StagingFull,
                 format!(
-                    "{directory} grew beyond {} MiB, or its file system has less than 10 % free; the command was ended before \
-                     the node runs full: let it write to standard output, or mount a volume at {directory}",
+                    "{directory} grew beyond {} MiB, and the command was ended before the node's disk fills up: let it write \
+                     to standard output, or mount a volume at {directory}",
                     self.staged_limit_kib / 1024
+                ),
+            ),
+            Verdict::DiskFull => (
+                Reason::StagingFull,
+                format!(
+                    "the file system under {directory} has hardly more than 10 % free, below which the node would evict the \
+                     pod: make room there, let the command write to standard output, or mount a volume at {directory}"
                 ),
             ),
         };
@@ -235,8 +242,10 @@ pub enum Verdict {
     Unavailable,
     /// Another run that lives has the directory.
     Busy,
-    /// The directory grew too large, or its file system too full.
+    /// The directory grew beyond its limit.
     Full,
+    /// Its file system is nearly full.
+    DiskFull,
 }
 
 impl Verdict {
@@ -253,6 +262,7 @@ impl Verdict {
             "unavailable" => Self::Unavailable,
             "busy" => Self::Busy,
             "full" => Self::Full,
+            "disk" => Self::DiskFull,
             _ => return None,
         })
     }

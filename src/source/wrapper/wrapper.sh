@@ -95,7 +95,7 @@ ubo_clean() {
 
 # The stream was cut, or somebody ended us: nothing stays.
 ubo_cut() {
-  trap '' TERM HUP INT PIPE USR1
+  trap '' TERM HUP INT PIPE USR1 USR2
   trap - EXIT
   ubo_say cut
   ubo_reap "$ubo_h"
@@ -130,15 +130,17 @@ ubo_watch() {
 
 ubo_watched() { ubo_watch 4>&- & ubo_w=$!; }
 
-# Whether the directory is within its limit, and its file system not nearly full. A volume has no limit but its own size.
+# What is wrong with the room for the directory, in ubo_v: `disk`, `full` or nothing. Less than a ninth free, as `df` counts
+# it, is a little more than the tenth of everything below which a kubelet evicts. A volume has no limit but its own size.
 ubo_room() {
-  ubo_v=$(df -Pk "$ubo_d" 2>/dev/null | { read -r ubo_p; read -r ubo_p a b c d e; echo "${a:-0} ${c:-0} ${e:-/}"; })
+  ubo_v=$(df -Pk "$ubo_d" 2>/dev/null | { read -r ubo_p; read -r ubo_p a b c d e; echo "${b:-0} ${c:-0} ${e:-/}"; })
   set -- $ubo_v
-  [ $# -ge 3 ] && [ "$1" -gt 0 ] || return 0
-  [ $(($2 * 10)) -ge "$1" ] || return 1
+  ubo_v=
+  [ $# -ge 3 ] && [ $(($1 + $2)) -gt 0 ] || return 0
+  if [ $(($2 * 9)) -lt $(($1 + $2)) ]; then ubo_v=disk; return 0; fi
   [ "$3" = / ] || return 0
-  ubo_v=$(du -sk "$ubo_d" 2>/dev/null | { read -r a b; echo "${a:-0}"; })
-  [ "${ubo_v:-0}" -le "$ubo_m" ]
+  ubo_p=$(du -sk "$ubo_d" 2>/dev/null | { read -r a b; echo "${a:-0}"; })
+  [ "${ubo_p:-0}" -le "$ubo_m" ] || ubo_v=full
 }
 
 ubo_beat() {
@@ -149,7 +151,12 @@ ubo_beat() {
     # 126 and 127: there is no `sleep` here, and a loop without one would burn a core
     case $? in 126 | 127) exit 0 ;; esac
     ubo_say .
-    if [ "$1" = staged ] && ! ubo_room; then set -- full; kill -s USR1 $$; fi
+    [ "$1" = staged ] || continue
+    ubo_room
+    case $ubo_v in
+      full) set -- told; kill -s USR1 $$ ;;
+      disk) set -- told; kill -s USR2 $$ ;;
+    esac
   done
 }
 
@@ -222,11 +229,12 @@ ubo_do() {
   # What the command left in the background may still write to the directory: it is waited for. Through a pipe we have seen
   # its end already, and what still runs has nothing to do with the backup.
   if [ -z "$ubo_x" ]; then while ubo_signal ''; do ubo_nap; done; else ubo_stop; fi
-  [ -z "$ubo_full" ] || ubo_end full 1
+  [ -z "$ubo_full" ] || ubo_end "$ubo_full" 1
 }
 
 trap ubo_cut TERM HUP INT PIPE
-trap 'ubo_full=1; ubo_stop; wait "$ubo_b"' USR1
+trap 'ubo_full=full; ubo_stop; wait "$ubo_b"' USR1
+trap 'ubo_full=disk; ubo_stop; wait "$ubo_b"' USR2
 trap ubo_clean EXIT
 ubo_say start
 ubo_beats plain
@@ -304,7 +312,8 @@ ubo_dead() {
 
 if [ "$ubo_f" = directory ]; then
   ubo_take
-  ubo_room || ubo_end full 1
+  ubo_room
+  [ -z "$ubo_v" ] || ubo_end "$ubo_v" 1
   if [ -z "$ubo_made" ]; then ubo_e="$ubo_e --exclude=./.ubo-run"; fi
   if [ -n "$ubo_e" ] && ! tar -C "$ubo_d" $ubo_e -cf - . >/dev/null 2>&1; then ubo_i=1; fi
   ubo_rest

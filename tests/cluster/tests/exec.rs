@@ -6,8 +6,7 @@ mod world;
 
 use serde_json::json;
 use std::fmt::Write as _;
-use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 use ubo::error::Reason;
 use ubo::source::{Completion, Content, Source};
@@ -37,14 +36,15 @@ async fn a_slow_reader_gets_every_byte_each_time() {
     let expected = counted();
     let pod = world.pod("bb", BUSYBOX, &json!({})).await;
     for _ in 0..3 {
-        let capture = world.source(&pod, stdout(&format!("seq 1 {LAST}"))).await.open(CancellationToken::new()).await.unwrap();
+        let capture =
+            world.source(&pod, stdout(&format!("seq 1 {LAST}"))).open(CancellationToken::new()).await.unwrap();
         assert_eq!((capture.facts.content, capture.facts.pod.as_deref()), (Content::Raw, Some("bb")));
         let bytes = drain(capture, Pace::Slow).await.whole();
         assert!(bytes == expected, "{} of {} bytes", bytes.len(), expected.len());
     }
     for _ in 0..2 {
         let dump = directory(&format!("seq 1 {LAST} > /backup/dump.sql"));
-        let capture = world.source(&pod, dump).await.open(CancellationToken::new()).await.unwrap();
+        let capture = world.source(&pod, dump).open(CancellationToken::new()).await.unwrap();
         assert_eq!(capture.facts.content, Content::Tar);
         let archive = drain(capture, Pace::Slow).await.whole();
         let at = archive.windows(16).position(|w| w == &expected[..16]).expect("the file is in the archive");
@@ -125,7 +125,7 @@ async fn a_connection_that_is_cut_ends_everything_in_the_container() {
         ] {
             let streams = dump.form == ubo::validate::DumpForm::Stdout;
             let (relay, tenants) = world.relayed().await;
-            let source = world.source_of(&tenants, &pod, dump, UID).await;
+            let source = world.source_of(&tenants, &pod, dump, UID);
             let mut capture = source.open(CancellationToken::new()).await.unwrap();
             if streams {
                 assert!(begun(&mut capture).await > 0);
@@ -146,23 +146,22 @@ async fn cancelling_or_dropping_a_capture_clears_the_container() {
     let pod = world.pod("bb", BUSYBOX, &json!({})).await;
     let endless = "echo x > /backup/x; sleep 1000";
     let cancel = CancellationToken::new();
-    let capture = world.source(&pod, directory(endless)).await.open(cancel.clone()).await.unwrap();
+    let capture = world.source(&pod, directory(endless)).open(cancel.clone()).await.unwrap();
     world.appears_in(&pod, "x").await;
-    let begun_at = Instant::now();
     cancel.cancel();
-    let failure = drain(capture, Pace::Fast).await.failure();
-    assert_eq!(failure.reason, Reason::CancelRequested);
-    // The far end was waited for: nothing is left at once.
-    assert!(begun_at.elapsed() < Duration::from_secs(10), "{:?}", begun_at.elapsed());
+    let outcome = tokio::time::timeout(Duration::from_secs(10), drain(capture, Pace::Fast)).await.expect("it hangs");
+    assert_eq!(outcome.failure().reason, Reason::CancelRequested);
+    // The far end was waited for: nothing is left.
     assert_eq!(world.left_in(&pod), [] as [String; 0]);
 
-    let capture = world.source(&pod, directory(endless)).await.open(CancellationToken::new()).await.unwrap();
+    let capture = world.source(&pod, directory(endless)).open(CancellationToken::new()).await.unwrap();
     world.appears_in(&pod, "x").await;
     drop(capture);
     world.nothing_left_in(&pod, &[]).await;
 
     // A destination that fails takes no more bytes.
-    let mut capture = world.source(&pod, stdout("while :; do echo more; done")).await.open(CancellationToken::new()).await.unwrap();
+    let mut capture =
+        world.source(&pod, stdout("while :; do echo more; done")).open(CancellationToken::new()).await.unwrap();
     begun(&mut capture).await;
     capture.bytes.close();
     assert_eq!(drain(capture, Pace::Fast).await.failure().reason, Reason::SourceUnavailable);
@@ -174,14 +173,22 @@ async fn a_pod_that_goes_in_mid_stream_is_said_to_have_gone() {
     let world = World::new("gone").await;
     let ending = ["delete", "pod", "a", "-n", world.namespace.as_str(), "--grace-period=0", "--force", "--wait=false"];
     let pod = world.pod("a", BUSYBOX, &json!({})).await;
-    let mut capture = world.source(&pod, stdout("while :; do echo more; done")).await.open(CancellationToken::new()).await.unwrap();
+    let mut capture =
+        world.source(&pod, stdout("while :; do echo more; done")).open(CancellationToken::new()).await.unwrap();
     begun(&mut capture).await;
     world.kubectl(&ending);
     assert_eq!(drain(capture, Pace::Fast).await.failure().reason, Reason::TargetGone);
 
     // Its first process ends, and the kubelet starts another container under the same pod.
-    let pod = world.pod("b", BUSYBOX, &json!({"containers": [{"command": ["sh", "-c", "trap 'exit 3' USR1; while :; do sleep 1; done"]}]})).await;
-    let mut capture = world.source(&pod, stdout("while :; do echo more; done")).await.open(CancellationToken::new()).await.unwrap();
+    let pod = world
+        .pod(
+            "b",
+            BUSYBOX,
+            &json!({"containers": [{"command": ["sh", "-c", "trap 'exit 3' USR1; while :; do sleep 1; done"]}]}),
+        )
+        .await;
+    let mut capture =
+        world.source(&pod, stdout("while :; do echo more; done")).open(CancellationToken::new()).await.unwrap();
     begun(&mut capture).await;
     world.kubectl(&["exec", "-n", world.namespace.as_str(), "b", "--", "sh", "-c", "kill -s USR1 1"]);
     let failure = drain(capture, Pace::Fast).await.failure();
@@ -194,14 +201,14 @@ async fn silence_is_a_stall_and_what_hangs_is_cleared_once_the_connection_is_gon
     let pod = world.pod("bb", BUSYBOX, &json!({})).await;
     let (relay, tenants) = world.relayed().await;
     let dump = directory("echo x > /backup/x; sleep 1000");
-    let source = world.source_of(&tenants, &pod, dump, UID).await.with_times(hasty());
+    let source = world.source_of(&tenants, &pod, dump, UID).with_times(hasty());
     let capture = source.open(CancellationToken::new()).await.unwrap();
     // Heartbeats every two seconds keep it from stalling.
     let quiet = tokio::time::timeout(Duration::from_secs(8), drain(capture, Pace::Fast)).await;
     assert!(quiet.is_err(), "ended without a reason");
     world.nothing_left_in(&pod, &[]).await;
 
-    let source = world.source_of(&tenants, &pod, stdout("while :; do echo more; done"), UID).await.with_times(hasty());
+    let source = world.source_of(&tenants, &pod, stdout("while :; do echo more; done"), UID).with_times(hasty());
     let mut capture = source.open(CancellationToken::new()).await.unwrap();
     begun(&mut capture).await;
     relay.hold();
@@ -244,11 +251,24 @@ async fn a_backup_directory_is_made_found_empty_or_refused() {
         let mounted = ["/backup"];
         let archive = world.run(&pod, directory("id -u > /backup/who")).await.whole();
         let mut archive = tar::Archive::new(archive.as_slice());
-        let names: Vec<_> = archive.entries().unwrap().map(|e| e.unwrap().path().unwrap().display().to_string()).collect();
-        assert!(names.iter().any(|n| n == "who" || n == "./who") && !names.iter().any(|n| n.contains("ubo")), "{names:?}");
+        let names: Vec<_> =
+            archive.entries().unwrap().map(|e| e.unwrap().path().unwrap().display().to_string()).collect();
+        assert!(
+            names.iter().any(|n| n == "who" || n == "./who") && !names.iter().any(|n| n.contains("ubo")),
+            "{names:?}"
+        );
         world.nothing_left_in(&pod, &mounted).await;
 
-        world.kubectl(&["exec", "-n", world.namespace.as_str(), name, "--", "sh", "-c", "echo precious > /backup/.keep"]);
+        world.kubectl(&[
+            "exec",
+            "-n",
+            world.namespace.as_str(),
+            name,
+            "--",
+            "sh",
+            "-c",
+            "echo precious > /backup/.keep",
+        ]);
         let failure = world.run(&pod, directory("echo x > /backup/x")).await.failure();
         assert_eq!(failure.reason, Reason::BackupDirectoryNotEmpty, "{failure}");
         assert!(failure.message.contains(".keep"), "{failure}");
@@ -269,13 +289,13 @@ async fn two_runs_in_one_container() {
     assert!(b.starts_with(&a) && b.ends_with(b"\n500000\nend\n"));
 
     let cancel = CancellationToken::new();
-    let hold = world.source(&pod, directory("echo x > /backup/x; sleep 1000")).await.open(cancel.clone()).await.unwrap();
+    let hold = world.source(&pod, directory("echo x > /backup/x; sleep 1000")).open(cancel.clone()).await.unwrap();
     world.appears_in(&pod, "x").await;
-    let second = world.source_of(&world.tenants, &pod, directory("echo y > /backup/y"), OTHER_UID).await;
+    let second = world.source_of(&world.tenants, &pod, directory("echo y > /backup/y"), OTHER_UID);
     let failure = drain(second.open(CancellationToken::new()).await.unwrap(), Pace::Fast).await.failure();
     assert_eq!(failure.reason, Reason::SourceUnavailable, "{failure}");
     // The next attempt of the first run ends what is left of the one before.
-    let again = world.source(&pod, directory("echo z > /backup/z")).await;
+    let again = world.source(&pod, directory("echo z > /backup/z"));
     let outcome = drain(again.open(CancellationToken::new()).await.unwrap(), Pace::Fast).await;
     let Ok(Completion::Complete(ending)) = outcome.completion else { panic!("{:?}", outcome.completion) };
     assert!(ending.warnings[0].contains(UID), "{:?}", ending.warnings);
@@ -288,13 +308,19 @@ async fn rights_and_targets_that_are_missing_are_named_with_what_mends_them() {
     let closed = World::closed("closed").await;
     let failure = closed.resolve(WorkloadKind::Pod, "bb", None).await.unwrap_err();
     assert_eq!(failure.reason, Reason::NamespaceNotOptedIn, "{failure}");
-    assert!(failure.message.contains(&format!("kubectl apply -n {} -f manifests/namespace.yaml", closed.namespace)), "{failure}");
+    assert!(
+        failure.message.contains(&format!("kubectl apply -n {} -f manifests/namespace.yaml", closed.namespace)),
+        "{failure}"
+    );
 
     let world = World::new("rights").await;
     let pod = world.pod("bb", BUSYBOX, &json!({})).await;
     let missing = world.resolve(WorkloadKind::Pod, "nope", None).await.unwrap_err();
     assert_eq!(missing.reason, Reason::TargetNotFound);
-    assert_eq!(world.resolve(WorkloadKind::StatefulSet, "nope", None).await.unwrap_err().reason, Reason::TargetNotFound);
+    assert_eq!(
+        world.resolve(WorkloadKind::StatefulSet, "nope", None).await.unwrap_err().reason,
+        Reason::TargetNotFound
+    );
     let container = world.resolve(WorkloadKind::Pod, "bb", Some("nope")).await.unwrap_err();
     assert_eq!(container.reason, Reason::ContainerNotFound);
     assert!(container.message.contains("it has main"), "{container}");
@@ -333,7 +359,15 @@ async fn rights_and_targets_that_are_missing_are_named_with_what_mends_them() {
 
     // The namespace's own roles bound what is done with its token, at once.
     let client = world.tenants.client_for(&world.namespace, "backup-runner").await.unwrap();
-    world.kubectl(&["create", "secret", "generic", "keys", "-n", world.namespace.as_str(), "--from-literal=A=secret-value"]);
+    world.kubectl(&[
+        "create",
+        "secret",
+        "generic",
+        "keys",
+        "-n",
+        world.namespace.as_str(),
+        "--from-literal=A=secret-value",
+    ]);
     let keys = ubo::tenant::read_secret(client.clone(), &world.account(), "keys").await.unwrap();
     assert_eq!(keys["A"], "secret-value");
     let absent = ubo::tenant::read_secret(client.clone(), &world.account(), "absent").await.unwrap_err();
@@ -364,35 +398,21 @@ async fn rights_and_targets_that_are_missing_are_named_with_what_mends_them() {
     assert!(refused.message.contains("--clusterrole=backup-target"), "{refused}");
 }
 
+/// Each frame costs a walk through runtime, kubelet and API server: small writes are gathered before.
 #[tokio::test(flavor = "multi_thread")]
-async fn it_is_not_slower_than_kubectl_exec() {
-    let world = World::new("speed").await;
-    let pod = world.pod("debian", DEBIAN, &json!({})).await;
-    let mib = 256_u64;
-    for (what, command, at_least) in [
-        ("pieces of 1 MiB", format!("dd if=/dev/zero bs=1048576 count={mib} 2>/dev/null"), 0.6),
-        ("pieces of 8 KiB", format!("dd if=/dev/zero bs=8192 count={} 2>/dev/null", mib * 128), 1.0),
-    ] {
-        let begun = Instant::now();
-        let status = Command::new(&world.cluster.kubectl)
-            .args(["exec", "-n", world.namespace.as_str(), "debian", "--", "sh", "-c", &command])
-            .stdout(Stdio::null())
-            .status()
-            .unwrap();
-        assert!(status.success());
-        let theirs = begun.elapsed().as_secs_f64();
-
-        let begun = Instant::now();
-        let mut capture = world.source(&pod, stdout(&command)).await.open(CancellationToken::new()).await.unwrap();
-        let mut received = 0;
+async fn small_pieces_come_in_large_frames() {
+    let world = World::new("frames").await;
+    for (name, image) in [("bb", BUSYBOX), ("dash", DASH), ("debian", DEBIAN)] {
+        let pod = world.pod(name, image, &json!({})).await;
+        let command = "dd if=/dev/zero bs=1000 count=20000 2>/dev/null";
+        let mut capture = world.source(&pod, stdout(command)).open(CancellationToken::new()).await.unwrap();
+        let (mut frames, mut bytes) = (0, 0);
         while let Some(chunk) = capture.bytes.recv().await {
-            received += chunk.len() as u64;
+            frames += 1;
+            bytes += chunk.len();
         }
         capture.completion.await.unwrap();
-        let ours = begun.elapsed().as_secs_f64();
-        assert_eq!(received, mib << 20);
-        println!("{what}: kubectl exec {:.0} MiB/s, ubo {:.0} MiB/s", 256.0 / theirs, 256.0 / ours);
-        // Two clients on two cores, one after the other: the noise is large, a wrong buffer size is larger.
-        assert!(theirs / ours > at_least * 0.7, "{what}: kubectl exec took {theirs:.1} s, ubo {ours:.1} s");
+        assert_eq!(bytes, 20_000_000);
+        assert!(bytes / frames > 10_000, "{name}: {frames} frames");
     }
 }

@@ -68,7 +68,9 @@ impl World {
         let roles: Vec<&str> = install
             .split("\n---\n")
             .filter(|document| document.contains("\nkind: ClusterRole\n"))
-            .filter(|document| ["backup-runner", "backup-target"].iter().any(|name| document.contains(&format!("\n  name: {name}\n"))))
+            .filter(|document| {
+                ["backup-runner", "backup-target"].iter().any(|name| document.contains(&format!("\n  name: {name}\n")))
+            })
             .collect();
         assert_eq!(roles.len(), 2);
         world.apply(&roles.join("\n---\n"));
@@ -115,7 +117,12 @@ impl World {
         Account { namespace: self.namespace.clone(), name: "backup-runner".to_owned() }
     }
 
-    pub(crate) async fn resolve(&self, kind: WorkloadKind, name: &str, container: Option<&str>) -> Result<ResolvedPod, Failure> {
+    pub(crate) async fn resolve(
+        &self,
+        kind: WorkloadKind,
+        name: &str,
+        container: Option<&str>,
+    ) -> Result<ResolvedPod, Failure> {
         let client = self.tenants.client_for(&self.namespace, "backup-runner").await?;
         let target = Target {
             kind,
@@ -127,12 +134,11 @@ impl World {
         resolve(client, &self.account(), &target).await
     }
 
-    pub(crate) async fn source(&self, pod: &ResolvedPod, dump: Dump) -> ExecSource {
-        self.source_of(&self.tenants, pod, dump, UID).await
+    pub(crate) fn source(&self, pod: &ResolvedPod, dump: Dump) -> ExecSource {
+        self.source_of(&self.tenants, pod, dump, UID)
     }
 
-    pub(crate) async fn source_of(&self, tenants: &Tenants, pod: &ResolvedPod, dump: Dump, uid: &str) -> ExecSource {
-        let client = tenants.client_for(&self.namespace, "backup-runner").await.unwrap();
+    pub(crate) fn source_of(&self, tenants: &Tenants, pod: &ResolvedPod, dump: Dump, uid: &str) -> ExecSource {
         let id = AttemptId {
             job: JobRef::new(self.namespace.as_str(), "pg").unwrap(),
             job_uid: Uid::new(OTHER_UID).unwrap(),
@@ -143,11 +149,11 @@ impl World {
             scheduled_at: None,
             archive: ObjectKey::new("exec/pg").unwrap(),
         };
-        ExecSource::new(client, self.account(), pod.clone(), dump, Some("/data".to_owned()), &id)
+        ExecSource::new(tenants.clone(), self.account(), pod.clone(), dump, Some("/data".to_owned()), &id)
     }
 
     pub(crate) async fn run(&self, pod: &ResolvedPod, dump: Dump) -> Outcome {
-        let capture = self.source(pod, dump).await.open(CancellationToken::new()).await;
+        let capture = self.source(pod, dump).open(CancellationToken::new()).await;
         match capture {
             Ok(capture) => drain(capture, Pace::Fast).await,
             Err(failure) => Outcome { bytes: Vec::new(), completion: Err(failure) },
@@ -157,10 +163,22 @@ impl World {
     /// What still runs in a container besides its first process and what that has started, and what lies at /backup.
     pub(crate) fn left_in(&self, pod: &ResolvedPod) -> Vec<String> {
         let look = "echo $$; cat /proc/[0-9]*/stat 2>/dev/null; echo; ls -d /backup* 2>/dev/null; ls -A /backup 2>/dev/null; true";
-        let said = self.kubectl(&["exec", "-n", self.namespace.as_str(), &pod.pod, "-c", &pod.container, "--", "sh", "-c", look]);
+        let said = self.kubectl(&[
+            "exec",
+            "-n",
+            self.namespace.as_str(),
+            &pod.pod,
+            "-c",
+            &pod.container,
+            "--",
+            "sh",
+            "-c",
+            look,
+        ]);
         let (own, said) = said.split_once('\n').unwrap();
         let (stats, files) = said.split_once("\n\n").unwrap_or((said, ""));
-        let session = |line: &str| line.rsplit_once(") ").and_then(|(_, rest)| rest.split(' ').nth(3).map(str::to_owned));
+        let session =
+            |line: &str| line.rsplit_once(") ").and_then(|(_, rest)| rest.split(' ').nth(3).map(str::to_owned));
         let processes = stats.lines().filter(|line| {
             let of = session(line);
             of.as_deref() != Some(own) && of.as_deref() != Some("1")
@@ -283,7 +301,10 @@ pub(crate) async fn drain(mut capture: Capture, pace: Pace) -> Outcome {
 
 /// Waits for the first bytes and gives how many came.
 pub(crate) async fn begun(capture: &mut Capture) -> usize {
-    tokio::time::timeout(Duration::from_secs(30), capture.bytes.recv()).await.expect("nothing came").map_or(0, |b| b.len())
+    tokio::time::timeout(Duration::from_secs(30), capture.bytes.recv())
+        .await
+        .expect("nothing came")
+        .map_or(0, |b| b.len())
 }
 
 /// A TCP relay that can be cut, or held.
@@ -305,7 +326,10 @@ impl Relay {
                 let far = TcpStream::connect(&to).await.unwrap();
                 let (near_read, near_write) = near.into_split();
                 let (far_read, far_write) = far.into_split();
-                let both = futures::future::join(pass(near_read, far_write, watch.clone()), pass(far_read, near_write, watch.clone()));
+                let both = futures::future::join(
+                    pass(near_read, far_write, watch.clone()),
+                    pass(far_read, near_write, watch.clone()),
+                );
                 let (task, handle) = abortable(both);
                 handles.lock().unwrap().push(handle);
                 tokio::spawn(task);
