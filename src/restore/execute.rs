@@ -50,11 +50,13 @@ pub async fn verify(
     let manifest = &backup.manifest;
     if let Some(log) = &manifest.log {
         let (pieces, mut passed) = mpsc::channel(PIECES);
-        let drain = async { while passed.recv().await.is_some() {} };
-        let (fetched, ()) =
-            tokio::join!(fetch(destination, backup, std::slice::from_ref(log), &pieces, progress), async {
-                drain.await;
-            });
+        let fetched = async move {
+            // Owned here, so that the channel closes when it is done.
+            let pieces = pieces;
+            fetch(destination, backup, std::slice::from_ref(log), &pieces, progress).await
+        };
+        let drained = async { while passed.recv().await.is_some() {} };
+        let (fetched, ()) = tokio::join!(fetched, drained);
         fetched?;
     }
     let content = manifest.content;

@@ -17,6 +17,7 @@ use crate::error::{Failure, Reason};
 use crate::source::Content;
 use rustix::fs::{AtFlags, CWD, Gid, Mode, OFlags, Timespec, Timestamps, Uid};
 use rustix::io::Errno;
+use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -108,8 +109,14 @@ impl RestoreTarget for FolderTarget {
             Content::Tar => {
                 let root = rustix::fs::openat(CWD, &self.folder, folder_flags() & !OFlags::NOFOLLOW, Mode::empty());
                 let root = root.map_err(|e| unavailable(format!("{} cannot be opened: {e}", self.folder.display())))?;
-                let mut unpack =
-                    Unpack { target: self, root, below: None, folders: Vec::new(), written: Written::default() };
+                let mut unpack = Unpack {
+                    target: self,
+                    root,
+                    below: None,
+                    folders: Vec::new(),
+                    found: BTreeSet::new(),
+                    written: Written::default(),
+                };
                 unpack.all(raw)?;
                 Ok(unpack.written)
             }
@@ -164,6 +171,8 @@ struct Unpack<'a> {
     below: Option<(Vec<OsString>, OwnedFd)>,
     /// What folders get at the end; the root's names are empty.
     folders: Vec<(Vec<OsString>, Attributes)>,
+    /// What was asked for and is there.
+    found: BTreeSet<SafePath>,
     written: Written,
 }
 
@@ -183,11 +192,16 @@ impl Unpack<'_> {
                 Err(e) => self.written.problem(format!("{}: {e}", shown.display())),
             }
         }
-        if self.written.entries == 0 && !self.target.paths.is_empty() {
+        let missing = self.target.paths.iter().filter(|path| !self.found.contains(path));
+        let missing: Vec<PathBuf> = missing.map(SafePath::to_path).collect();
+        if !missing.is_empty() && missing.len() == self.target.paths.len() {
             return Err(Failure::new(
                 Reason::BackupNotFound,
                 "none of the paths is in the backup. They are written as in `tar t`",
             ));
+        }
+        for path in missing {
+            self.written.problem(format!("{} is not in the backup", path.display()));
         }
         Ok(())
     }
@@ -213,6 +227,7 @@ impl Unpack<'_> {
         if !self.target.wants(&path, kind.is_dir()) {
             return Ok(());
         }
+        self.found.extend(self.target.paths.iter().filter(|asked| path.is_in(asked)).cloned());
         let link = match entry.link_name_bytes() {
             Some(link) => link.into_owned(),
             None => Vec::new(),

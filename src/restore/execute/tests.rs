@@ -1,1 +1,194 @@
+use super::*;
+use crate::api::names::{JobRef, ObjectKey, RunName, Uid};
+use crate::clock::FixedClock;
+use crate::destination::faulty::{Fault, Faulty, Operation};
+use crate::destination::object_store::ObjectStore;
+use crate::destination::{Destination, Put};
+use crate::repository::catalog;
+use crate::run::AttemptId;
+use crate::run::backup::back_up;
+use crate::run::report::Plan;
+use crate::source::{Capture, CaptureFacts, Completion, Consistency, Ending, Source};
+use async_trait::async_trait;
+use chrono::DateTime;
+use futures::FutureExt;
+use std::sync::Mutex;
+use tokio_util::sync::CancellationToken;
 
+/// A source with these bytes.
+struct Fixed(Content, Vec<u8>);
+
+#[async_trait]
+impl Source for Fixed {
+    async fn open(&self, _cancel: CancellationToken) -> Result<Capture, Failure> {
+        let (sender, bytes) = mpsc::channel(1000);
+        for chunk in self.1.chunks(100_000) {
+            sender.send(Bytes::copy_from_slice(chunk)).await.unwrap();
+        }
+        let facts = CaptureFacts { content: self.0, consistency: Consistency::Command, pod: None, container: None };
+        let ending = Ending { log: b"said".to_vec(), ..Ending::default() };
+        Ok(Capture { facts, bytes, completion: async { Ok(Completion::Complete(ending)) }.boxed() })
+    }
+}
+
+/// What a target was given.
+#[derive(Clone, Default)]
+struct Seen {
+    bytes: Arc<Mutex<Vec<u8>>>,
+    confirmed: Arc<Mutex<bool>>,
+    fails: Option<Reason>,
+}
+
+impl RestoreTarget for Seen {
+    fn write(&mut self, _content: Content, raw: &mut dyn Read) -> Result<Written, Failure> {
+        if let Some(reason) = self.fails {
+            return Err(Failure::new(reason, "the target is full"));
+        }
+        let mut bytes = self.bytes.lock().unwrap();
+        raw.read_to_end(&mut bytes).map_err(|e| failure_of(e, "reading"))?;
+        Ok(Written { entries: 1, bytes: bytes.len() as u64, ..Written::default() })
+    }
+
+    fn confirm(&mut self) -> Result<(), Failure> {
+        *self.confirmed.lock().unwrap() = true;
+        Ok(())
+    }
+}
+
+fn noise(size: usize) -> Vec<u8> {
+    (0..size as u64).map(|i| i.wrapping_mul(0x9E37_79B9_7F4A_7C15).to_le_bytes()[6]).collect()
+}
+
+/// A destination with one backup of `raw`.
+async fn with_backup(content: Content, raw: &[u8]) -> (Arc<dyn Destination>, Backup) {
+    let operator = opendal::Operator::new(opendal::services::Memory::default()).unwrap();
+    let destination: Arc<dyn Destination> = Arc::new(ObjectStore::without_http(&operator, "memory"));
+    let plan = Plan {
+        id: AttemptId {
+            job: JobRef::new("default", "pg").unwrap(),
+            job_uid: Uid::new("aaaaaaaa").unwrap(),
+            cluster_id: Uid::new("cccccccc").unwrap(),
+            run: RunName::new("pg-1").unwrap(),
+            run_uid: Uid::new("01234567").unwrap(),
+            attempt: 1,
+            scheduled_at: None,
+            archive: ObjectKey::new("default/pg").unwrap(),
+        },
+        target: serde_json::json!({}),
+        strategy: "dump",
+        compression_level: 1,
+        allow_empty: false,
+        minimum_size: None,
+    };
+    let clock = FixedClock::at(DateTime::UNIX_EPOCH);
+    let source = Fixed(content, raw.to_vec());
+    let (progress, cancel) = (Progress::default(), CancellationToken::new());
+    back_up(&plan, &source, &*destination, &clock, &progress, &cancel).await.unwrap();
+    let archives = catalog::load(&*destination, "").await.unwrap();
+    let backup = archives[0].backups[0].clone();
+    (destination, backup)
+}
+
+async fn stored(destination: &dyn Destination, backup: &Backup, name: &str) -> Vec<u8> {
+    let stream = destination.read(&backup.key(name).unwrap(), None).await.unwrap();
+    stream.try_collect::<Vec<Bytes>>().await.unwrap().concat()
+}
+
+#[tokio::test]
+async fn what_went_in_comes_out() {
+    let raw = noise(5_000_000);
+    let (destination, backup) = with_backup(Content::Raw, &raw).await;
+    let (seen, progress) = (Seen::default(), Arc::<Progress>::default());
+    let written = restore(&*destination, &backup, Box::new(seen.clone()), &progress).await.unwrap();
+    assert_eq!((written.bytes, *seen.confirmed.lock().unwrap()), (5_000_000, true));
+    assert!(*seen.bytes.lock().unwrap() == raw);
+    assert_eq!(progress.read.load(Ordering::Relaxed), 5_000_000);
+    assert_eq!(verify(&*destination, &backup, &progress).await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn a_tar_is_verified_to_its_end() {
+    let mut tar = tar::Builder::new(Vec::new());
+    let mut header = tar::Header::new_gnu();
+    header.set_size(3);
+    tar.append_data(&mut header, "a", b"abc".as_slice()).unwrap();
+    let (destination, mut backup) = with_backup(Content::Tar, &tar.into_inner().unwrap()).await;
+    let progress = Arc::default();
+    assert_eq!(verify(&*destination, &backup, &progress).await.unwrap().unwrap().files, 1);
+    backup.manifest.files = Some(2);
+    let failure = verify(&*destination, &backup, &progress).await.unwrap_err();
+    assert!(failure.message.contains("1 files"), "{failure}");
+}
+
+/// Whatever is changed at the destination: never confirmed, and found by verify.
+#[tokio::test]
+async fn every_change_is_found() {
+    let (destination, backup) = with_backup(Content::Raw, &noise(5_000_000)).await;
+    let data = stored(&*destination, &backup, "dump.zst").await;
+    let changed = |at: usize| {
+        let mut bytes = data.clone();
+        bytes[at] ^= 1;
+        bytes
+    };
+    let mut longer = data.clone();
+    longer.push(0);
+    for (case, bytes) in [
+        ("first byte", changed(0)),
+        ("in the middle", changed(data.len() / 2)),
+        ("last byte", changed(data.len() - 1)),
+        ("cut", data[..data.len() - 1].to_vec()),
+        ("cut to nothing", Vec::new()),
+        ("longer", longer),
+    ] {
+        destination.put(&backup.key("dump.zst").unwrap(), bytes.into(), Put::Always).await.unwrap();
+        let seen = Seen::default();
+        let failure = restore(&*destination, &backup, Box::new(seen.clone()), &Arc::default()).await.expect_err(case);
+        assert_eq!(failure.reason, Reason::BackupDamaged, "{case}: {failure}");
+        assert!(!*seen.confirmed.lock().unwrap(), "{case}");
+        assert_eq!(
+            verify(&*destination, &backup, &Arc::default()).await.expect_err(case).reason,
+            Reason::BackupDamaged
+        );
+    }
+    destination.delete(&backup.key("dump.zst").unwrap()).await.unwrap();
+    let failure = verify(&*destination, &backup, &Arc::default()).await.unwrap_err();
+    assert!(failure.reason == Reason::BackupDamaged && failure.message.contains("is missing"), "{failure}");
+}
+
+#[tokio::test]
+async fn a_log_that_changed_is_found_too() {
+    let (destination, backup) = with_backup(Content::Raw, b"dump").await;
+    assert!(verify(&*destination, &backup, &Arc::default()).await.is_ok());
+    destination.put(&backup.key("log.txt").unwrap(), Bytes::from_static(b"saic"), Put::Always).await.unwrap();
+    assert_eq!(verify(&*destination, &backup, &Arc::default()).await.unwrap_err().reason, Reason::BackupDamaged);
+}
+
+#[tokio::test]
+async fn another_backup_under_the_same_name_is_found() {
+    // Whole, with a seek table and sound checksums: only the manifest knows that it is another one.
+    let (destination, backup) = with_backup(Content::Raw, &noise(100_000)).await;
+    let (other, _) = with_backup(Content::Raw, &noise(100_001)[1..]).await;
+    let bytes = stored(&*other, &backup, "dump.zst").await;
+    destination.put(&backup.key("dump.zst").unwrap(), bytes.into(), Put::Always).await.unwrap();
+    assert_eq!(verify(&*destination, &backup, &Arc::default()).await.unwrap_err().reason, Reason::BackupDamaged);
+}
+
+#[tokio::test]
+async fn errors_keep_their_reason() {
+    let (destination, backup) = with_backup(Content::Raw, &noise(5_000_000)).await;
+    let down =
+        Faulty::new(destination.clone()).always(Operation::Read, "dump.zst", Fault::Fail(Reason::DestinationDenied));
+    let failure = restore(&down, &backup, Box::new(Seen::default()), &Arc::default()).await.unwrap_err();
+    assert_eq!(failure.reason, Reason::DestinationDenied);
+    let full = Seen { fails: Some(Reason::RestoreTargetUnavailable), ..Seen::default() };
+    let failure = restore(&*destination, &backup, Box::new(full), &Arc::default()).await.unwrap_err();
+    assert_eq!(failure.message, "the target is full");
+}
+
+#[tokio::test]
+async fn what_this_version_cannot_read_is_said() {
+    let (destination, mut backup) = with_backup(Content::Raw, b"dump").await;
+    backup.manifest.encryption_recipients = vec!["age1xyz".into()];
+    let failure = verify(&*destination, &backup, &Arc::default()).await.unwrap_err();
+    assert!(failure.reason == Reason::NotSupported && failure.message.contains("encrypted"), "{failure}");
+}

@@ -1,0 +1,273 @@
+//! The binary, as a person uses it, on folders and commands of this machine.
+
+use std::ffi::OsStr;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use tempfile::TempDir;
+
+/// A folder with something to back up, and a place to put it.
+struct Scene {
+    folder: TempDir,
+}
+
+impl Scene {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let data = folder.path().join("data");
+        std::fs::create_dir_all(data.join("sub/empty")).unwrap();
+        std::fs::write(
+            data.join("sub/large"),
+            (0..3_000_000_u32).map(|i| (i.wrapping_mul(i) / 7).to_le_bytes()[1]).collect::<Vec<_>>(),
+        )
+        .unwrap();
+        std::fs::write(data.join("config"), b"key = value\n").unwrap();
+        std::fs::hard_link(data.join("config"), data.join("same")).unwrap();
+        symlink("sub/large", data.join("pointer")).unwrap();
+        Self { folder }
+    }
+
+    fn at(&self, path: &str) -> PathBuf {
+        self.folder.path().join(path)
+    }
+
+    fn uri(&self) -> String {
+        format!("file://{}", self.at("backups").display())
+    }
+
+    /// `ubo` without whatever this machine's environment has for it.
+    fn ubo(&self, args: &[&str]) -> Output {
+        Command::new(env!("CARGO_BIN_EXE_ubo"))
+            .args(args)
+            .current_dir(self.folder.path())
+            .env_remove("AWS_ACCESS_KEY_ID")
+            .env_remove("AWS_SECRET_ACCESS_KEY")
+            .env_remove("UBO_LOG")
+            .output()
+            .unwrap()
+    }
+
+    /// Runs it, expects this exit code, and gives standard output.
+    fn expect(&self, code: i32, args: &[&str]) -> String {
+        let out = self.ubo(args);
+        let (stdout, stderr) = (String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr));
+        assert_eq!(out.status.code(), Some(code), "ubo {args:?}\n{stdout}\n{stderr}");
+        stdout.into_owned()
+    }
+
+    fn json(&self, code: i32, args: &[&str]) -> serde_json::Value {
+        let with: Vec<&str> = args.iter().copied().chain(["--output", "json"]).collect();
+        serde_json::from_str(&self.expect(code, &with)).unwrap()
+    }
+
+    /// What a failed command says.
+    fn error(&self, code: i32, args: &[&str]) -> String {
+        let out = self.ubo(args);
+        assert_eq!(out.status.code(), Some(code), "ubo {args:?}: {}", String::from_utf8_lossy(&out.stderr));
+        String::from_utf8_lossy(&out.stderr).into_owned()
+    }
+
+    /// The only file of that name below the backups.
+    fn stored(&self, name: &str) -> PathBuf {
+        let mut found = Vec::new();
+        let mut folders = vec![self.at("backups")];
+        while let Some(folder) = folders.pop() {
+            for entry in std::fs::read_dir(folder).unwrap() {
+                let path = entry.unwrap().path();
+                if path.is_dir() {
+                    folders.push(path);
+                } else if path.file_name() == Some(OsStr::new(name)) {
+                    found.push(path);
+                }
+            }
+        }
+        assert_eq!(found.len(), 1, "{name}: {found:?}");
+        found.remove(0)
+    }
+}
+
+/// Everything about a tree that can be compared.
+fn listing(root: &Path) -> String {
+    let out = Command::new("find")
+        .args([".", "-printf", "%P|%y|%m|%U|%G|%T@|%l|%n|%s\n"])
+        .current_dir(root)
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&out.stdout).into_owned();
+    // A folder's size is the file system's business.
+    let mut lines: Vec<&str> =
+        text.lines().map(|line| if line.contains("|d|") { line.rsplit_once('|').unwrap().0 } else { line }).collect();
+    lines.sort_unstable();
+    lines.join("\n")
+}
+
+#[test]
+fn a_folder_goes_there_and_back() {
+    let scene = Scene::new();
+    let uri = scene.uri();
+    let made = scene.json(0, &["backup", "--from", "data", "--to", &uri]);
+    assert_eq!(made["phase"], "Succeeded");
+    assert_eq!(made["files"], 3);
+    let run = made["run"].as_str().unwrap();
+    assert!(run.starts_with("data-20") && run.len() == "data-20260102-030405".len(), "{run}");
+
+    let listed = scene.json(0, &["list", &uri]);
+    assert_eq!(listed["archives"][0]["name"], "local/data");
+    assert_eq!(listed["archives"][0]["backups"][0]["run"], run);
+    assert_eq!(listed["archives"][0]["backups"][0]["outcome"], "Complete");
+    assert!(scene.expect(0, &["list", &uri]).contains(run));
+
+    assert_eq!(scene.json(0, &["verify", &uri])["files"], 3);
+    assert!(scene.expect(0, &["verify", &uri, run]).contains("every digest agrees"));
+
+    let restored = scene.json(0, &["restore", &uri, "--to", "restored"]);
+    assert_eq!((&restored["phase"], &restored["run"]), (&"Succeeded".into(), &run.into()));
+    assert_eq!(listing(&scene.at("data")), listing(&scene.at("restored")));
+    assert_eq!(
+        std::fs::read(scene.at("data/sub/large")).unwrap(),
+        std::fs::read(scene.at("restored/sub/large")).unwrap()
+    );
+
+    // The archive's folder works as a uri too, and the text form says what to do next.
+    assert!(scene.expect(0, &["list", &format!("{uri}/local/data")]).contains("local/data"));
+    scene.expect(0, &["restore", &uri, "latest", "--to", "one", "--path", "sub/large"]);
+    assert!(scene.at("one/sub/large").exists() && !scene.at("one/config").exists());
+}
+
+#[test]
+fn no_tool_of_ours_is_needed_to_restore() {
+    let scene = Scene::new();
+    scene.expect(0, &["backup", "--from", "data", "--to", &scene.uri()]);
+    std::fs::create_dir(scene.at("plain")).unwrap();
+    let archive = scene.stored("archive.tar.zst");
+    let line = "cat \"$1\"* | zstd -dc | tar -xp -C \"$2\"";
+    let status = Command::new("sh").args(["-c", line, "sh"]).arg(archive).arg(scene.at("plain")).status().unwrap();
+    assert!(status.success());
+    assert_eq!(listing(&scene.at("data")), listing(&scene.at("plain")));
+}
+
+#[test]
+fn a_commands_output_goes_there_and_back() {
+    let scene = Scene::new();
+    let uri = scene.uri();
+    scene.expect(0, &["backup", "--command", "cat data/sub/large | cat", "--name", "dump", "--to", &uri]);
+    let out = scene.ubo(&["restore", &uri, "--to", "-"]);
+    assert!(out.status.success());
+    assert!(out.stdout == std::fs::read(scene.at("data/sub/large")).unwrap());
+    scene.expect(0, &["restore", &uri, "--to", "out"]);
+    assert!(std::fs::read(scene.at("out/dump")).unwrap() == out.stdout);
+
+    for (command, word) in [
+        ("echo half; echo 'no such table' >&2; exit 3", "exit code 3: no such table"),
+        ("false | cat", "CommandFailed"),
+        ("true", "EmptyBackup"),
+    ] {
+        let error = scene.error(1, &["backup", "--command", command, "--name", "bad", "--to", &uri]);
+        assert!(error.contains(word), "{command}: {error}");
+    }
+    let failed = scene.json(1, &["backup", "--command", "exit 7", "--name", "bad", "--to", &uri]);
+    assert_eq!((&failed["error"]["reason"], &failed["error"]["exitCode"]), (&"CommandFailed".into(), &7.into()));
+    // Nothing of those is listed, and nothing of them is left but whose folder it is.
+    assert!(!scene.expect(0, &["list", &uri]).contains("bad"));
+    assert_eq!(std::fs::read_dir(scene.at("backups/local/bad")).unwrap().count(), 1);
+    scene.expect(0, &["backup", "--command", "true", "--name", "bad", "--allow-empty", "--to", &uri]);
+}
+
+#[test]
+fn what_cannot_be_read_makes_it_incomplete() {
+    let scene = Scene::new();
+    let uri = scene.uri();
+    let _socket = std::os::unix::net::UnixListener::bind(scene.at("data/socket")).unwrap();
+    let out = scene.ubo(&["backup", "--from", "data", "--to", &uri]);
+    assert_eq!(out.status.code(), Some(3));
+    assert!(String::from_utf8_lossy(&out.stderr).contains("./socket (a socket)"));
+    let listed = scene.json(0, &["list", &uri]);
+    let backup = &listed["archives"][0]["backups"][0];
+    assert_eq!((&backup["outcome"], &backup["reason"]), (&"Incomplete".into(), &"SourceIncomplete".into()));
+    // `latest` never takes it silently; by its name it can be had.
+    let run = backup["run"].as_str().unwrap();
+    let error = scene.error(1, &["restore", &uri, "--to", "x"]);
+    assert!(error.contains("no complete backup") && error.contains(run), "{error}");
+    scene.expect(3, &["verify", &uri, run]);
+    scene.expect(0, &["restore", &uri, run, "--to", "y"]);
+    assert!(scene.at("y/config").exists());
+}
+
+#[test]
+fn damage_is_found_and_shown() {
+    let scene = Scene::new();
+    let uri = scene.uri();
+    scene.expect(0, &["backup", "--from", "data", "--to", &uri]);
+    let archive = scene.stored("archive.tar.zst");
+    let mut bytes = std::fs::read(&archive).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    std::fs::write(&archive, &bytes).unwrap();
+    let error = scene.error(1, &["verify", &uri]);
+    assert!(error.contains("BackupDamaged"), "{error}");
+    let error = scene.error(1, &["restore", &uri, "--to", "x"]);
+    assert!(error.contains("BackupDamaged") && error.contains("is not the backup"), "{error}");
+    // A manifest that cannot be read is shown, not dropped.
+    std::fs::write(scene.stored("manifest.json"), b"{").unwrap();
+    assert!(scene.expect(0, &["list", &uri]).contains("DAMAGED"));
+    assert!(scene.error(1, &["verify", &uri]).contains("no complete backup"));
+}
+
+#[test]
+fn mistakes_are_told_with_what_to_do() {
+    let scene = Scene::new();
+    let uri = scene.uri();
+    scene.expect(0, &["backup", "--from", "data", "--to", &uri]);
+    scene.expect(0, &["backup", "--command", "echo x", "--to", &uri]);
+    let missing = format!("file://{}", scene.at("missing").display());
+    let inside = format!("file://{}", scene.at("data/backups").display());
+    std::fs::create_dir(scene.at("full")).unwrap();
+    std::fs::write(scene.at("full/file"), b"x").unwrap();
+    let cases: &[(i32, &[&str], &str)] = &[
+        (2, &["backup", "--to", &uri], "--from"),
+        (2, &["backup", "--from", "data", "--to", "backups"], "scheme"),
+        (2, &["backup", "--from", "data", "--to", &inside], "contain itself"),
+        (2, &["backup", "--from", "data", "--to", &uri, "--option", "region=x"], "no options"),
+        (1, &["backup", "--from", "nothing", "--name", "x", "--to", &uri], "SourceUnavailable"),
+        (1, &["backup", "--from", "data", "--to", "s3://bucket/x"], "AWS_ACCESS_KEY_ID is missing"),
+        (1, &["list", &missing], "DestinationNotFound"),
+        (1, &["restore", &uri, "--to", "x"], "--archive: local/data, local/echo"),
+        (1, &["restore", &uri, "nope", "--archive", "local/data", "--to", "x"], "ubo list"),
+        (1, &["restore", &uri, "--archive", "local/data", "--to", "full"], "not empty"),
+        (2, &["restore", &uri, "--archive", "local/data", "--to", "x", "--path", "../x"], ".."),
+        (2, &["restore", &uri, "--archive", "local/data", "--to", "-", "--output", "json"], "standard output"),
+    ];
+    for (code, args, word) in cases {
+        let out = scene.ubo(args);
+        let said = format!("{}{}", String::from_utf8_lossy(&out.stderr), String::from_utf8_lossy(&out.stdout));
+        assert_eq!(out.status.code(), Some(*code), "{args:?}: {said}");
+        assert!(said.contains(word), "{args:?}: {said}");
+    }
+    assert!(!scene.at("x").exists());
+}
+
+#[test]
+fn an_interrupt_leaves_nothing_behind() {
+    use std::io::Read;
+    let scene = Scene::new();
+    let mut child = Command::new(env!("CARGO_BIN_EXE_ubo"))
+        .args(["backup", "--name", "endless", "--to", &scene.uri(), "--command", "echo started > mark; cat /dev/zero"])
+        .current_dir(scene.folder.path())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    while !scene.at("mark").exists() {
+        assert!(child.try_wait().unwrap().is_none(), "it ended by itself");
+        std::thread::yield_now();
+    }
+    let pid = rustix::process::Pid::from_child(&child);
+    rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+    let status = child.wait().unwrap();
+    let mut said = String::new();
+    child.stderr.take().unwrap().read_to_string(&mut said).unwrap();
+    assert_eq!(status.code(), Some(1), "{said}");
+    assert!(said.contains("CancelRequested"), "{said}");
+    let left: Vec<_> =
+        std::fs::read_dir(scene.at("backups/local/endless")).unwrap().map(|e| e.unwrap().file_name()).collect();
+    assert_eq!(left, ["owner.json"]);
+}
