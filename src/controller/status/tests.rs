@@ -1,1 +1,108 @@
+use super::*;
+use serde_json::{Value, json};
 
+fn at(text: &str) -> DateTime<Utc> {
+    DateTime::parse_from_rfc3339(text).expect("RFC 3339").with_timezone(&Utc)
+}
+
+fn job(suspend: bool) -> BackupJob {
+    serde_json::from_value(json!({
+        "apiVersion": "backup.javy.dev/v1", "kind": "BackupJob",
+        "metadata": {"name": "pg", "namespace": "default", "generation": 3},
+        "spec": {
+            "target": {"kind": "StatefulSet", "name": "postgres"},
+            "strategy": {"type": "dump", "command": "pg_dumpall"},
+            "destination": {"type": "s3", "uri": "s3://backups/p"},
+            "schedule": "@daily", "suspend": suspend,
+        },
+    }))
+    .expect("a job")
+}
+
+fn run(name: &str, status: Value) -> Arc<BackupRun> {
+    let run = json!({
+        "apiVersion": "backup.javy.dev/v1", "kind": "BackupRun",
+        "metadata": {"name": name, "namespace": "default", "creationTimestamp": "2026-11-24T09:00:00Z"},
+        "spec": {"backupJobName": "pg"}, "status": status,
+    });
+    Arc::new(serde_json::from_value(run).expect("a run"))
+}
+
+fn ended(name: &str, start: &str, phase: &str) -> Arc<BackupRun> {
+    run(name, json!({"phase": phase, "startTime": start, "message": format!("{name} is {phase}"), "reason": "CommandFailed",
+                     "exitCode": i32::from(phase != "Succeeded"), "bytesStored": 2048}))
+}
+
+fn of(job: &BackupJob, readiness: &Readiness, runs: &[Arc<BackupRun>], old: &BackupJobStatus) -> BackupJobStatus {
+    let next_run = Some(at("2026-11-25T00:00:00Z"));
+    derive(Facts { job, readiness, runs, next_run, now: at("2026-11-24T12:00:00Z") }, old)
+}
+
+fn phase(readiness: &Readiness, runs: &[Arc<BackupRun>], suspend: bool) -> Option<JobPhase> {
+    of(&job(suspend), readiness, runs, &BackupJobStatus::default()).phase
+}
+
+#[test]
+fn the_phase_is_the_first_that_holds() {
+    let refused = Readiness::NotReady(Failure::new(Reason::InvalidSchedule, "x"));
+    let working = || run("pg-m2", json!({"phase": "Running", "startTime": "2026-11-24T11:00:00Z"}));
+    let waiting = || run("pg-m3", json!({"phase": "Pending"}));
+    let failed = || ended("pg-m1", "2026-11-24T10:00:00Z", "Failed");
+    let ready = Readiness::Ready;
+    assert_eq!(phase(&refused, &[working()], true), Some(JobPhase::NotReady));
+    assert_eq!(phase(&ready, &[failed(), working(), waiting()], true), Some(JobPhase::Running));
+    assert_eq!(phase(&Readiness::Unknown, &[failed()], true), Some(JobPhase::Pending));
+    assert_eq!(phase(&ready, &[failed(), waiting()], true), Some(JobPhase::Pending));
+    assert_eq!(phase(&ready, &[failed()], true), Some(JobPhase::Suspended));
+    assert_eq!(phase(&ready, &[failed()], false), Some(JobPhase::Failed));
+    assert_eq!(phase(&ready, &[], false), Some(JobPhase::Scheduled));
+}
+
+#[test]
+fn the_last_run_is_told_and_an_older_success_stays() {
+    let good = ended("pg-m1", "2026-11-24T10:00:00Z", "Succeeded");
+    let first = of(&job(false), &Readiness::Ready, std::slice::from_ref(&good), &BackupJobStatus::default());
+    assert_eq!((first.last_exit_code, first.last_size.as_deref()), (Some(0), Some("2.0Ki")));
+    assert!(conditions::holds(&first.conditions, "Healthy") && conditions::holds(&first.conditions, "Ready"));
+    // The success was pruned meanwhile; a failure came.
+    let bad = ended("pg-m2", "2026-11-24T11:00:00Z", "Failed");
+    let second = of(&job(false), &Readiness::Ready, &[bad], &first);
+    assert_eq!((second.last_job_name.as_deref(), second.last_exit_code), (Some("pg-m2"), Some(1)));
+    assert_eq!(second.last_successful_run.as_deref(), Some("pg-m1"));
+    assert_eq!(second.last_success_time, first.last_success_time);
+    assert_eq!(second.message.as_deref(), Some("pg-m2 is Failed"));
+    assert!(!conditions::holds(&second.conditions, "Healthy"));
+    // And when all runs are gone, what was known stays.
+    let third = of(&job(false), &Readiness::Ready, &[], &second);
+    assert!(!conditions::holds(&third.conditions, "Healthy"));
+    assert_eq!(third.last_job_name.as_deref(), Some("pg-m2"));
+}
+
+#[test]
+fn an_incomplete_backup_is_no_success_and_a_cancelled_run_no_failure() {
+    let good = ended("pg-m1", "2026-11-24T10:00:00Z", "Succeeded");
+    let cancelled = ended("pg-m2", "2026-11-24T11:00:00Z", "Cancelled");
+    let status = of(&job(false), &Readiness::Ready, &[good.clone(), cancelled.clone()], &BackupJobStatus::default());
+    assert!(conditions::holds(&status.conditions, "Healthy"));
+    assert_eq!(recount(&[good.clone(), cancelled.clone()], 9), 0);
+    let part = ended("pg-m3", "2026-11-24T11:30:00Z", "Incomplete");
+    let status = of(&job(false), &Readiness::Ready, &[good.clone(), part.clone()], &BackupJobStatus::default());
+    assert!(!conditions::holds(&status.conditions, "Healthy"));
+    assert_eq!(status.last_successful_run.as_deref(), Some("pg-m1"));
+    assert_eq!(recount(&[good, cancelled, part], 9), 1);
+}
+
+#[test]
+fn failures_that_were_pruned_are_not_forgotten() {
+    let failed = |minute: u32| ended(&format!("pg-m{minute}"), &format!("2026-11-24T10:{minute:02}:00Z"), "Failed");
+    assert_eq!(recount(&[failed(1), failed(2)], 7), 7);
+    assert_eq!(recount(&[failed(1), failed(2)], 1), 2, "one ended while nobody looked");
+    assert_eq!(recount(&[], 4), 4);
+}
+
+#[test]
+fn the_same_facts_give_the_same_status() {
+    let runs = [ended("pg-m1", "2026-11-24T10:00:00Z", "Succeeded")];
+    let once = of(&job(false), &Readiness::Ready, &runs, &BackupJobStatus::default());
+    assert_eq!(of(&job(false), &Readiness::Ready, &runs, &once), once, "or it would be written for ever");
+}
