@@ -40,17 +40,21 @@ const OLDEST_KUBERNETES: (u32, u32) = (1, 30);
 const SIGNALS: usize = 1024;
 /// How long the first look at the policies may take before they count as missing.
 const FIRST_LOOK: std::time::Duration = std::time::Duration::from_secs(5);
+/// Silence that ends a connection. kube's watches end by themselves after 290 s (`watcher::Config`), so none is cut by it.
+const WATCH_SILENCE: std::time::Duration = std::time::Duration::from_mins(6);
 /// How long the last status writes may take when the process ends.
 const LAST_WRITES: std::time::Duration = std::time::Duration::from_secs(5);
 
 /// Runs the operator until SIGTERM or SIGINT, and then until what was at work has ended.
 pub async fn operate(args: &OperatorArgs) -> Result<(), Failure> {
-    let config = Config::infer().await.map_err(|error| {
+    let mut config = Config::infer().await.map_err(|error| {
         Failure::new(
             Reason::ClusterUnavailable,
             format!("no cluster is configured: {error}; run in a pod, or set KUBECONFIG"),
         )
     })?;
+    // A watch says something at least every minute (bookmarks); one that does not is on a dead connection.
+    config.read_timeout = Some(WATCH_SILENCE);
     let client = Client::try_from(config.clone()).map_err(|error| unreachable_cluster(&error))?;
     check_version(&client).await?;
     let cluster_id = cluster_id(&client).await?;

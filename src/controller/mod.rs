@@ -18,6 +18,7 @@ use crate::error::Failure;
 use crate::run::observer::Observer;
 use crate::run::ports::{Claim, Claimed, Executor, Records, RunKey, StatusSink};
 use crate::run::supervisor::Supervisor;
+use crate::run::task::call;
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
@@ -219,7 +220,7 @@ impl Controller {
             Action::Claim(claim, missed) => {
                 let (records, sender) = (Arc::clone(&self.ports.records), self.sender.clone());
                 tokio::spawn(async move {
-                    let result = records.claim(&claim).await;
+                    let result = call(records.claim(&claim)).await;
                     let _ = sender.send(Signal::ClaimEnded(claim, missed, result)).await; // nobody listens at the end
                 });
             }
@@ -229,7 +230,7 @@ impl Controller {
             Action::Release(run) => {
                 let records = Arc::clone(&self.ports.records);
                 tokio::spawn(async move {
-                    if let Err(failure) = records.release(&run).await {
+                    if let Err(failure) = call(records.release(&run)).await {
                         tracing::warn!(run = ?run.metadata.name, %failure, "finalizer not removed, tried again at the next change");
                     }
                 });
@@ -237,7 +238,7 @@ impl Controller {
             Action::Delete(key) => {
                 let records = Arc::clone(&self.ports.records);
                 tokio::spawn(async move {
-                    if let Err(failure) = records.delete(&key).await {
+                    if let Err(failure) = call(records.delete(&key)).await {
                         tracing::warn!(run = %key.name, %failure, "run beyond the history limit not deleted, tried again later");
                     }
                 });
@@ -251,7 +252,7 @@ impl Controller {
     fn check_access(&self, job: JobRef, namespace: Namespace, account: String) {
         let (executor, sender) = (Arc::clone(&self.ports.executor), self.sender.clone());
         tokio::spawn(async move {
-            let result = executor.check_access(&namespace, &account).await;
+            let result = call(executor.check_access(&namespace, &account)).await;
             let _ = sender.send(Signal::AccessChecked(job, result)).await; // nobody listens at the end
         });
     }

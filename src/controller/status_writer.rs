@@ -4,6 +4,7 @@
 use super::records::ClusterRecords;
 use crate::api::backup_job::BackupJobStatus;
 use crate::api::names::{JobRef, Uid};
+use crate::error::{Failure, Reason};
 use crate::run::ports::Written;
 use crate::telemetry::metrics::{Metrics, StatusWrite};
 use std::collections::{BTreeMap, HashSet};
@@ -14,6 +15,8 @@ use tokio_util::sync::CancellationToken;
 
 /// Writes at once. The API server's own fairness makes more of them useless.
 const WORKERS: usize = 8;
+/// How long one write may take.
+const WRITE_LIMIT: Duration = Duration::from_secs(30);
 /// Wait after a write that failed.
 const RETRY: Duration = Duration::from_secs(1);
 
@@ -90,7 +93,10 @@ impl StatusQueue {
                 }
                 continue;
             };
-            let result = records.write_job(&job, &uid, &status).await;
+            let result = match tokio::time::timeout(WRITE_LIMIT, records.write_job(&job, &uid, &status)).await {
+                Ok(result) => result,
+                Err(_) => Err(Failure::new(Reason::ClusterUnavailable, "the API server did not answer")),
+            };
             metrics.status_write(match &result {
                 Ok(Written::Yes) => StatusWrite::Written,
                 Ok(Written::Gone) => StatusWrite::Gone,

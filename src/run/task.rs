@@ -2,7 +2,7 @@
 //!
 //! One task owns a run's status from the moment it takes it up, so nothing else in this process writes it. The order:
 //!
-//! 1. An attempt that is open under another executor's name is closed (`OperatorRestarted`): that process is gone.
+//! 1. An attempt that is open is closed (`OperatorRestarted`): whoever executed it is gone, or the run had a task.
 //! 2. Wait: for the back-off, for the job's other runs, for a permit, for the target's backup directory. Phase `Pending`.
 //! 3. The attempt is opened *in the stored status*; only then its work starts. A crash from here on counts as an attempt.
 //! 4. The work ends, or is cancelled and cleans up. The status is written until it is stored: what happened to a backup
@@ -13,7 +13,7 @@
 use super::cancel::Cancel;
 use super::exclusive::Exclusive;
 use super::observer::{Happening, Observer, Subject};
-use super::ports::{Executor, Prepared, Records, RunKey, Written, phase_of};
+use super::ports::{Executor, Prepared, Records, RunKey, Written};
 use super::record::{self, Next, Retry};
 use super::report::{Progress, Report};
 use super::{AttemptId, Phase};
@@ -35,6 +35,10 @@ use tokio_util::sync::CancellationToken;
 const PROGRESS_EVERY: Duration = Duration::from_secs(10);
 /// How long an attempt may clean up after it was cancelled; then it is dropped, and the log says so.
 const CLEANUP_LIMIT: Duration = Duration::from_mins(2);
+/// How long one call to the API server may take. A connection that is half open answers never, and no run may hang on it.
+const CALL_LIMIT: Duration = Duration::from_secs(30);
+/// How long the preparation of an attempt may take: a token, a Secret and two looks for the target.
+const PREPARE_LIMIT: Duration = Duration::from_mins(2);
 /// Waits between tries to store a status.
 const WRITE_BACKOFF: [Duration; 4] =
     [Duration::from_millis(200), Duration::from_secs(1), Duration::from_secs(5), Duration::from_secs(15)];
@@ -120,10 +124,9 @@ impl RunTask {
     }
 
     async fn close_dead_attempt(&mut self) -> Result<(), ()> {
+        // Whoever opened it is gone: another process, or a task of this one that ended in a fault.
         let dead = record::open_attempt(&self.status).map(|attempt| attempt.executor.clone().unwrap_or_default());
-        let Some(executor) = dead.filter(|executor| *executor != self.shared.instance) else {
-            return Ok(());
-        };
+        let Some(executor) = dead else { return Ok(()) };
         let retry = self.stored_retry();
         let failure = Failure::new(
             Reason::OperatorRestarted,
@@ -263,8 +266,9 @@ impl RunTask {
         valid: &ValidatedJob,
     ) -> Result<(Box<dyn Prepared>, Option<super::exclusive::Turn>), Stop> {
         let shared = Arc::clone(&self.shared);
+        let prepare = || in_time(PREPARE_LIMIT, "preparing the attempt", shared.executor.prepare(valid));
         loop {
-            let prepared = self.or_cancel(shared.executor.prepare(valid)).await??;
+            let prepared = self.or_cancel(prepare()).await??;
             let Some(key) = prepared.exclusive() else {
                 return Ok((prepared, None));
             };
@@ -274,7 +278,7 @@ impl RunTask {
             self.say_waiting("waits for another backup that uses the same directory in the same container").await?;
             let turn = self.or_cancel(shared.exclusive.lock(&key)).await?;
             // The pod may be another one by now, so it is looked for again.
-            let again = self.or_cancel(shared.executor.prepare(valid)).await??;
+            let again = self.or_cancel(prepare()).await??;
             if again.exclusive().as_ref() == Some(&key) {
                 return Ok((again, Some(turn)));
             }
@@ -323,7 +327,7 @@ impl RunTask {
         self.status.bytes_read = Some(read);
         self.status.bytes_stored = Some(stored);
         // Only a picture for people: one that cannot be written is written in ten seconds.
-        if let Err(failure) = self.shared.records.write_run(&self.key, &self.status).await {
+        if let Err(failure) = call(self.shared.records.write_run(&self.key, &self.status)).await {
             tracing::debug!(run = %self.key.name, %failure, "progress not written");
         }
     }
@@ -357,7 +361,7 @@ impl RunTask {
     async fn persist(&self) -> Written {
         let mut tries = 0usize;
         loop {
-            match self.shared.records.write_run(&self.key, &self.status).await {
+            match call(self.shared.records.write_run(&self.key, &self.status)).await {
                 Ok(written) => return written,
                 Err(failure) => {
                     if tries == 0 {
@@ -414,7 +418,7 @@ impl RunTask {
     {
         let mut tries = 0usize;
         loop {
-            match self.or_cancel(ask()).await? {
+            match self.or_cancel(call(ask())).await? {
                 Ok(answer) => return Ok(answer),
                 Err(failure) if failure.class() == Class::Transient => {
                     tracing::debug!(run = %self.key.name, %failure, tries, "asked again");
@@ -436,9 +440,15 @@ impl RunTask {
     }
 }
 
-/// Whether a run still wants a task.
-pub fn wants_task(run: &BackupRun) -> bool {
-    !phase_of(run).is_final()
+/// One call to the API server, which answers within [`CALL_LIMIT`] or counts as one that did not.
+pub async fn call<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+    in_time(CALL_LIMIT, "a call to the Kubernetes API", work).await
+}
+
+async fn in_time<T>(limit: Duration, what: &str, work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+    tokio::time::timeout(limit, work).await.unwrap_or_else(|_| {
+        Err(Failure::new(Reason::ClusterUnavailable, format!("{what} was not through after {} s", limit.as_secs())))
+    })
 }
 
 #[cfg(test)]

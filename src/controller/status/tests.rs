@@ -29,8 +29,11 @@ fn run(name: &str, status: Value) -> Arc<BackupRun> {
 }
 
 fn ended(name: &str, start: &str, phase: &str) -> Arc<BackupRun> {
-    run(name, json!({"phase": phase, "startTime": start, "message": format!("{name} is {phase}"), "reason": "CommandFailed",
-                     "exitCode": i32::from(phase != "Succeeded"), "bytesStored": 2048}))
+    run(
+        name,
+        json!({"phase": phase, "startTime": start, "message": format!("{name} is {phase}"), "reason": "CommandFailed",
+                     "exitCode": i32::from(phase != "Succeeded"), "bytesStored": 2048}),
+    )
 }
 
 fn of(job: &BackupJob, readiness: &Readiness, runs: &[Arc<BackupRun>], old: &BackupJobStatus) -> BackupJobStatus {
