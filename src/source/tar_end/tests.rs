@@ -72,6 +72,12 @@ fn a_size_in_pax_records_goes_first() {
 }
 
 #[test]
+fn a_long_name_that_is_cut_at_a_slash_is_still_a_file() {
+    let name = format!("{}/{}", "a".repeat(99), "b".repeat(30));
+    assert_eq!(watch(&tar_of(&[(name, vec![1])]), 512), Ok(Counts { files: 1, with_content: 1 }));
+}
+
+#[test]
 fn numbers() {
     assert_eq!(number(b"00000001750\0"), Some(1000));
     assert_eq!(number(b"      1750 \0"), Some(1000));
