@@ -7,6 +7,7 @@ use std::collections::VecDeque;
 use std::fs;
 use std::io::{Read, Write};
 use std::os::unix::fs::symlink;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc;
@@ -108,9 +109,13 @@ impl Container {
     }
 
     fn start(&self, plan: &Plan) -> Child {
-        let argv = plan.argv().unwrap();
-        Command::new(program("setsid"))
-            .args(argv)
+        let mut command = Command::new(program("setsid"));
+        command.args(plan.argv().unwrap());
+        self.spawn(&mut command)
+    }
+
+    fn spawn(&self, command: &mut Command) -> Child {
+        command
             .env_clear()
             .env("PATH", self.path("bin"))
             .current_dir(self.root.path())
@@ -527,6 +532,21 @@ fn when_the_reader_goes_everything_goes() {
             assert!(!c.path("backup").exists() && !c.path("backup.ubo-run").exists(), "{:?}: {command}", c.shell);
             assert!(!c.path("not-reached").exists(), "{:?}: {command}", c.shell);
         }
+    });
+}
+
+#[test]
+fn a_process_group_of_its_own_is_enough() {
+    in_each(|c| {
+        let argv = Container::plan(c.backup(), &format!("touch {}/begun; sleep 1000", c.path("backup").display()))
+            .argv()
+            .unwrap();
+        let mut command = Command::new(c.path("bin").join(&argv[0]));
+        let mut child = c.spawn(command.args(&argv[1..]).process_group(0));
+        eventually("the command has begun", || c.path("backup/begun").exists());
+        drop((child.stdin.take(), child.stdout.take(), child.stderr.take()));
+        assert!(!child.wait().unwrap().success(), "{:?}", c.shell);
+        assert!(!c.path("backup").exists() && !c.path("backup.ubo-run").exists(), "{:?}", c.shell);
     });
 }
 

@@ -285,3 +285,60 @@ fn split_into(onward: &mut VecDeque<Bytes>, mut bytes: Bytes, limit: usize) {
         onward.push_back(bytes);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn plan(form: DumpForm, command: &str) -> Plan {
+        Plan {
+            nonce: Nonce::new(5),
+            dump: Dump { command: command.to_owned(), form, allow_unchecked_pipes: false },
+            run: RunName::new("pg-once").unwrap(),
+            run_uid: Uid::new("6b1cbb4c-0000-4000-8000-000000000001").unwrap(),
+            target_path: None,
+            staged_limit_kib: STAGED_LIMIT_KIB,
+        }
+    }
+
+    #[test]
+    fn the_command_is_an_argument_and_never_part_of_the_script() {
+        let command = "echo '$(x)' \"; rm -rf / #\nnext";
+        let argv = plan(DumpForm::Directory("/backup/".to_owned()), command).argv().unwrap();
+        assert_eq!((argv[0].as_str(), argv[1].as_str()), ("sh", "-c"));
+        assert_eq!(argv[5], command);
+        assert!(!argv[2].contains("rm -rf / #") && !argv[2].contains("\n#"));
+        assert_eq!(argv[7], "/backup");
+        // Room for the command in a request line of 64 KiB, each byte of it escaped.
+        assert!(argv[2].len() < 8 * 1024, "{}", argv[2].len());
+        assert_eq!(plan(DumpForm::Stdout, "a\0b").argv().unwrap_err().reason, Reason::InvalidSpec);
+    }
+
+    #[test]
+    fn each_verdict_but_two_has_its_reason_and_says_what_to_do() {
+        let plan = plan(DumpForm::Directory("/backup".to_owned()), "x");
+        for (line, reason) in [
+            ("command 0", None),
+            ("tar 0", None),
+            ("tar 2", None),
+            ("command 3", Some(Reason::CommandFailed)),
+            ("command 141", Some(Reason::CommandFailed)),
+            ("tar 137", Some(Reason::ArchiveTruncated)),
+            ("tar-missing 1", Some(Reason::TarMissing)),
+            ("pipeline 1", Some(Reason::PipelineNotChecked)),
+            ("not-empty 1", Some(Reason::BackupDirectoryNotEmpty)),
+            ("unavailable 1", Some(Reason::BackupDirectoryUnavailable)),
+            ("busy 1", Some(Reason::SourceUnavailable)),
+            ("full 1", Some(Reason::StagingFull)),
+            ("disk 1", Some(Reason::StagingFull)),
+        ] {
+            let verdict = Verdict::parse(line.as_bytes()).unwrap();
+            let failure = plan.failure(verdict, &["old.sql".to_owned()]);
+            assert_eq!(failure.as_ref().map(|failure| failure.reason), reason, "{line}");
+            let Some(failure) = failure else { continue };
+            assert!(failure.message.len() < Failure::MESSAGE_LIMIT);
+            assert_eq!(failure.exit_code.is_some(), line.starts_with("command"), "{line}");
+            assert_eq!(failure.message.contains("old.sql"), line == "not-empty 1", "{line}");
+        }
+    }
+}

@@ -31,12 +31,14 @@ ubo_since() {
   ubo_v=$1
 }
 
-# Whether $1 was started by the command: of our session (the runtime makes one for us), alive, and none of our own.
+# Whether $1 was started by the command: alive, none of our own, and of the session that runtimes make for an exec. Should
+# one make only a process group, or nothing, then of that group, or our child.
 ubo_ours() {
   case " $$ $ubo_w $ubo_h $ubo_me " in *" $1 "*) return 1 ;; esac
   ubo_stat "$1" || return 1
   set -- $ubo_l
-  [ "$1" != Z ] && [ "$4" = "$$" ] || return 1
+  [ "$1" != Z ] || return 1
+  case " $2 $3 $4 " in *" $$ "*) ;; *) return 1 ;; esac
   case " $ubo_w $ubo_h " in *" $2 "*) return 1 ;; esac
 }
 
