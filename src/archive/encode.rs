@@ -90,7 +90,9 @@ impl Encoder {
         };
         let block = std::mem::replace(&mut self.block, next);
         self.at_work.push_back(tokio::task::spawn_blocking(move || {
-            let frame = compressor.compress(&block).map_err(|e| internal(&e))?;
+            let mut frame = compressor.compress(&block).map_err(|e| internal(&e))?;
+            // It was made with room for the worst case, and many frames wait in a part of an upload.
+            frame.shrink_to_fit();
             Ok(Done { frame, block, compressor })
         }));
         Ok(ready)
