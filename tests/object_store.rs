@@ -17,6 +17,7 @@ use ubo::error::Reason;
 use ubo::source::{Completion, Ending};
 
 /// How the server misbehaves.
+#[expect(clippy::struct_excessive_bools, reason = "each is one thing that goes wrong, and they may go wrong together")]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Misbehaviour {
     /// It does not confirm checksums.
