@@ -10,6 +10,7 @@ use crate::run::backup::back_up;
 use crate::run::ports::{Executor, Prepared};
 use crate::run::report::{Plan, Progress, Report};
 use crate::source::exec::ExecSource;
+use crate::source::hidden::Hidden;
 use crate::target::{ResolvedPod, resolve};
 use crate::tenant::{Account, Tenants, read_secret};
 use crate::validate::{DumpForm, ValidatedJob};
@@ -33,6 +34,8 @@ struct ExecAttempt {
     pod: ResolvedPod,
     job: ValidatedJob,
     destination: Arc<dyn Destination>,
+    /// What the Secret holds: never to be written down.
+    hidden: Hidden,
     clock: Arc<dyn Clock>,
 }
 
@@ -50,9 +53,10 @@ impl Executor for ExecExecutor {
             None => BTreeMap::new(),
         };
         let destination = build(&job.destination.address, &job.destination.options, &secret)?;
+        let hidden = Hidden::new(secret.values().map(String::as_str));
         let pod = resolve(client, &account, &job.target).await?;
         let (tenants, clock) = (self.tenants.clone(), Arc::clone(&self.clock));
-        Ok(Box::new(ExecAttempt { tenants, account, pod, job: job.clone(), destination, clock }))
+        Ok(Box::new(ExecAttempt { tenants, account, pod, job: job.clone(), destination, hidden, clock }))
     }
 }
 
@@ -77,7 +81,7 @@ impl Prepared for ExecAttempt {
         progress: Arc<Progress>,
         cancel: CancellationToken,
     ) -> Result<Report, Failure> {
-        let Self { tenants, account, pod, job, destination, clock } = *self;
+        let Self { tenants, account, pod, job, destination, hidden, clock } = *self;
         let target = &job.target;
         let plan = Plan {
             target: json!({
@@ -93,7 +97,8 @@ impl Prepared for ExecAttempt {
             minimum_size: job.minimum_size,
             id,
         };
-        let source = ExecSource::new(tenants, account, pod, job.dump.clone(), job.target.path.clone(), &plan.id);
+        let source =
+            ExecSource::new(tenants, account, pod, job.dump.clone(), job.target.path.clone(), &plan.id).hiding(hidden);
         back_up(&plan, &source, destination.as_ref(), clock.as_ref(), &progress, &cancel).await
     }
 }

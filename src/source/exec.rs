@@ -5,6 +5,7 @@
 //! thing on the stream. The API server's status is one more check, which can spoil a backup and never make one.
 
 use super::exec_loop::{self, Dialogue, End, Exit, OpenError, Place, Times};
+use super::hidden::Hidden;
 use super::wrapper::{Nonce, Plan, STAGED_LIMIT_KIB, Transcript, Verdict};
 use super::{CHANNEL_CHUNKS, Capture, CaptureFacts, Completion, Consistency, Content, Ending, Source};
 use crate::error::{Failure, Reason, cut};
@@ -34,6 +35,7 @@ pub struct ExecSource {
     pod: ResolvedPod,
     plan: Plan,
     times: Times,
+    hidden: Hidden,
 }
 
 impl ExecSource {
@@ -56,7 +58,14 @@ impl ExecSource {
             target_path,
             staged_limit_kib: STAGED_LIMIT_KIB,
         };
-        Self { tenants, account, pod, plan, times: Times::default() }
+        Self { tenants, account, pod, plan, times: Times::default(), hidden: Hidden::default() }
+    }
+
+    /// The same, with values that must not be written down, whatever the command prints.
+    #[must_use]
+    pub fn hiding(mut self, hidden: Hidden) -> Self {
+        self.hidden = hidden;
+        self
     }
 
     /// The same, with other times: tests do not wait for a minute.
@@ -136,12 +145,12 @@ impl Source for ExecSource {
         let stop = cancel.child_token();
         let guard = stop.clone().drop_guard();
         let (tenants, account) = (self.tenants.clone(), self.account.clone());
-        let (pod, times) = (self.pod.clone(), self.times);
+        let (pod, times, hidden) = (self.pod.clone(), self.times, self.hidden.clone());
         tokio::spawn(async move {
             let mut conversation = Conversation { transcript: Transcript::new(&plan.nonce), answered: false };
             let end = session.run(&mut conversation, sender, &times, &stop).await;
             let gone = departure(&tenants, &account, &pod);
-            let judged = judge(gone, &pod, &plan, conversation.transcript, end).await;
+            let judged = judge(gone, &pod, &plan, conversation.transcript, end, &hidden).await;
             // Nobody may be waiting for it any more.
             let _ = report.send(judged);
         });
@@ -193,6 +202,7 @@ async fn judge(
     plan: &Plan,
     transcript: Transcript,
     end: End,
+    hidden: &Hidden,
 ) -> Result<Completion, Failure> {
     let judged = match transcript.verdict() {
         Some(verdict) => with_verdict(plan, &transcript, verdict, end),
@@ -200,7 +210,7 @@ async fn judge(
     };
     let mut ending = Ending { exit_code: None, warnings: transcript.warnings(), log: Vec::new() };
     let received = transcript.received();
-    ending.log = transcript.into_log();
+    ending.log = hidden.hide(transcript.into_log());
     match judged {
         Ok(Judged { exit_code, warning, unread }) => {
             ending.exit_code = Some(exit_code);

@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 pub mod command;
 pub mod exec;
 pub mod exec_loop;
+pub mod hidden;
 pub mod tar_end;
 pub mod walk;
 pub mod wrapper;
