@@ -179,6 +179,10 @@ impl World {
         if let Some(runs) = self.runs.get_mut(&job) {
             if runs.get(&key.name).is_some_and(|known| known.metadata.uid == run.metadata.uid) {
                 runs.remove(&key.name);
+                // The name may be the one that a claim waits for.
+                if let Some(waiting) = self.jobs.get_mut(&job) {
+                    waiting.claim_not_before = None;
+                }
             }
             if runs.is_empty() {
                 self.runs.remove(&job);

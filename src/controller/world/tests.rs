@@ -116,6 +116,20 @@ fn a_claim_that_failed_is_tried_again_and_nobody_spins() {
 }
 
 #[test]
+fn a_name_that_becomes_free_is_claimed_at_once() {
+    let now = "2026-11-24T10:10:00Z";
+    let old = run("pg-20261124-1010", |run| {
+        run["metadata"]["ownerReferences"][0]["uid"] = json!("33333333-3333-3333-3333-333333333333");
+    });
+    let mut world = world(vec![job(|_| {})], vec![old.clone()], "2026-11-24T10:00:05Z");
+    let claim = first_claim(&decide(&mut world, now));
+    world.claim_ended(&claim, 0, Ok(Claimed::NameTaken), at(now));
+    assert!(claims(&decide(&mut world, "2026-11-24T10:10:01Z")).is_empty(), "not asked for again and again");
+    world.delete_run(&old);
+    assert_eq!(claims(&decide(&mut world, "2026-11-24T10:10:02Z")).len(), 1);
+}
+
+#[test]
 fn after_downtime_the_latest_missed_tick_alone_is_claimed() {
     let seen = job(|job| {
         job["status"] = json!({"lastScheduleTime": "2026-11-24T10:10:00Z",
