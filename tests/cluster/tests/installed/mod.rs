@@ -25,7 +25,16 @@ pub const PATIENCE: Duration = Duration::from_mins(1);
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// Waits until `look` finds something. The error says what was waited for.
-pub async fn until<T, F: Future<Output = Result<Option<T>>>>(what: &str, mut look: impl FnMut() -> F) -> Result<T> {
+pub async fn until<T, F: Future<Output = Result<Option<T>>>>(what: &str, look: impl FnMut() -> F) -> Result<T> {
+    until_for(PATIENCE, what, look).await
+}
+
+/// The same, with another patience.
+pub async fn until_for<T, F: Future<Output = Result<Option<T>>>>(
+    patience: Duration,
+    what: &str,
+    mut look: impl FnMut() -> F,
+) -> Result<T> {
     let wait = async {
         loop {
             if let Some(found) = look().await? {
@@ -34,7 +43,7 @@ pub async fn until<T, F: Future<Output = Result<Option<T>>>>(what: &str, mut loo
             tokio::time::sleep(PAUSE).await;
         }
     };
-    tokio::time::timeout(PATIENCE, wait).await.with_context(|| format!("waited in vain for {what}"))?
+    tokio::time::timeout(patience, wait).await.with_context(|| format!("waited in vain for {what}"))?
 }
 
 /// The cluster, with everything installed.

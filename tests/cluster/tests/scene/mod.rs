@@ -39,14 +39,25 @@ pub struct Scene {
 impl Scene {
     /// A new namespace, opted in, with a Secret `s3` for the S3 server, beside a ready operator.
     pub async fn new(what: &str) -> Result<Self> {
+        let scene = Self::not_opted_in(what).await?;
+        scene.opt_in().await?;
+        Ok(scene)
+    }
+
+    /// The same, not opted in.
+    pub async fn not_opted_in(what: &str) -> Result<Self> {
         let installed = Installed::get().await?;
         operator_ready(&installed).await?;
         let namespace = installed.namespace(what).await?;
         let scene = Self { installed, namespace };
-        let opt_in = std::fs::read_to_string(scene.installed.cluster.checkout.join("manifests/namespace.yaml"))?;
-        scene.installed.apply(&opt_in, &["-n", &scene.namespace]).await?;
         scene.secret("s3", &scene.keys()).await?;
         Ok(scene)
+    }
+
+    /// Opts the namespace in as its admin would.
+    pub async fn opt_in(&self) -> Result<()> {
+        let opt_in = std::fs::read_to_string(self.installed.cluster.checkout.join("manifests/namespace.yaml"))?;
+        self.installed.apply(&opt_in, &["-n", &self.namespace]).await.map(drop)
     }
 
     /// The keys of the S3 server, as a Secret holds them.
@@ -136,6 +147,15 @@ impl Scene {
         self.ended(&format!("{name}-once")).await
     }
 
+    /// Applies BackupJobs that have no schedule, all at once, and waits until their runs are over, in their order.
+    pub async fn back_up_all(&self, jobs: &[Value]) -> Result<Vec<BackupRunStatus>> {
+        self.apply(&json!({"apiVersion": "v1", "kind": "List", "items": jobs})).await?;
+        let names: Vec<_> = jobs.iter().filter_map(|job| job["metadata"]["name"].as_str()).collect();
+        ensure!(names.len() == jobs.len(), "a job without a name");
+        let runs = names.into_iter().map(|name| async move { self.ended(&format!("{name}-once")).await });
+        futures::future::try_join_all(runs).await
+    }
+
     /// Asks for a run of a BackupJob by hand and gives its name.
     pub async fn start(&self, job: &str) -> Result<String> {
         let run = json!({"apiVersion": "backup.javy.dev/v1", "kind": "BackupRun",
@@ -221,7 +241,11 @@ impl Scene {
     pub async fn decompressed(&self, status: &BackupRunStatus) -> Result<Vec<u8>> {
         let destination = status.destinations.first().context("a destination")?;
         let folder = destination.folder.as_deref().context("a folder")?;
-        let object = destination.objects.iter().find(|object| object.name.ends_with(".zst")).context("an archive")?;
+        let object = destination
+            .objects
+            .iter()
+            .find(|object| std::path::Path::new(&object.name).extension().is_some_and(|word| word == "zst"))
+            .context("an archive")?;
         let stored = self.read(&format!("{folder}/{}", object.name)).await?;
         pipe("zstd", &["-d", "-c"], stored).await
     }
