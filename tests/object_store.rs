@@ -34,6 +34,8 @@ struct Misbehaviour {
     hangs: bool,
     /// Every upload is refused.
     denies: bool,
+    /// It knows no conditional writes.
+    unconditional: bool,
 }
 
 #[derive(Default)]
@@ -128,6 +130,9 @@ async fn answer(State(server): State<Shared>, method: Method, uri: Uri, headers:
             StatusCode::NO_CONTENT.into_response()
         }
         ("put", _) => {
+            if headers.contains_key("if-none-match") && server.how.unconditional {
+                return error(501, "NotImplemented");
+            }
             if headers.contains_key("if-none-match") && server.objects.contains_key(&key) {
                 return error(412, "PreconditionFailed");
             }
@@ -251,6 +256,17 @@ async fn an_answer_that_was_lost_is_found_out() {
     };
     assert_eq!(put("mine").await, Stored::Written);
     assert_eq!(put("another's").await, Stored::AlreadyThere);
+}
+
+#[tokio::test]
+async fn a_server_without_conditional_writes_is_asked_first() {
+    let (_server, destination) = start(Misbehaviour { unconditional: true, ..Misbehaviour::default() }).await;
+    let put = |text: &'static str| {
+        let destination = destination.clone();
+        async move { destination.put(&key(), Bytes::from_static(text.as_bytes()), Put::IfAbsent).await.unwrap() }
+    };
+    assert_eq!(put("first").await, Stored::Written);
+    assert_eq!(put("second").await, Stored::AlreadyThere);
 }
 
 #[tokio::test]

@@ -170,6 +170,11 @@ impl Destination for ObjectStore {
                 let there = there.map_err(|e| self.failure(&e, "reading", key.as_str()))?;
                 Ok(if there.to_bytes() == content { Stored::Written } else { Stored::AlreadyThere })
             }
+            // A server without conditional writes. The folder is one attempt's own, so that looking first is as good there.
+            Err(e) if when == Put::IfAbsent && named(&e, "NotImplemented") => match self.stat(key).await? {
+                Some(_) => Ok(Stored::AlreadyThere),
+                None => self.put(key, content, Put::Always).await,
+            },
             Err(e) => Err(self.failure(&e, "writing", key.as_str())),
         }
     }
@@ -339,13 +344,18 @@ impl Drop for Upload {
     }
 }
 
+/// Whether the server's answer has this error code.
+fn named(error: &opendal::Error, code: &str) -> bool {
+    error.message().contains(&format!("\"{code}\""))
+}
+
 /// Reason and words for an error of OpenDAL, without anything that the server said.
 fn explain(error: &opendal::Error, mismatch: bool) -> (Reason, String) {
     if mismatch {
         return (Reason::DestinationMismatch, "the server received other bytes than were sent".into());
     }
-    let code = KNOWN_CODES.iter().find(|(code, _)| error.message().contains(&format!("\"{code}\"")));
-    let named = code.map_or(String::new(), |(code, _)| format!(" ({code})"));
+    let code = KNOWN_CODES.iter().find(|(code, _)| named(error, code));
+    let shown = code.map_or(String::new(), |(code, _)| format!(" ({code})"));
     let reason = match (code, error.kind()) {
         (Some((_, reason)), _) => *reason,
         (None, ErrorKind::PermissionDenied) => Reason::DestinationDenied,
@@ -354,16 +364,16 @@ fn explain(error: &opendal::Error, mismatch: bool) -> (Reason, String) {
     };
     let why = match reason {
         Reason::DestinationDenied => format!(
-            "the server refused{named}. Check that the access key, the secret key and the region are right and that they may \
+            "the server refused{shown}. Check that the access key, the secret key and the region are right and that they may \
              read, write, list and delete there"
         ),
         Reason::DestinationNotFound => {
-            format!("there is no such bucket{named}. Check its name, the region and the endpoint, or create it")
+            format!("there is no such bucket{shown}. Check its name, the region and the endpoint, or create it")
         }
-        Reason::DestinationMismatch => format!("the server received other bytes than were sent{named}"),
+        Reason::DestinationMismatch => format!("the server received other bytes than were sent{shown}"),
         _ => match cause(error) {
             Some(cause) => format!("the server cannot be reached: {cause}. Check the endpoint and the network"),
-            None => format!("the server did not do it{named}; it was tried several times"),
+            None => format!("the server did not do it{shown}; it was tried several times"),
         },
     };
     (reason, why)
