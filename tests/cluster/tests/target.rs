@@ -202,7 +202,7 @@ async fn what_cannot_run_is_refused_before_it_runs() -> Result<()> {
         (job("cron", "spec.schedule", json!("0 25 * * *")), "InvalidSchedule", vec!["spec.schedule"]),
         (job("fields", "spec.schedule", json!("0 2 * *")), "InvalidSchedule", vec!["spec.schedule"]),
         (job("never", "spec.schedule", json!("0 0 31 2 *")), "InvalidSchedule", vec!["spec.schedule"]),
-        (job("zone", "spec.timeZone", json!("Europe/Atlantis")), "InvalidTimeZone", vec!["Europe/Atlantis"]),
+        (job("zone", "spec.timeZone", json!("Europe/Atlantis")), "InvalidTimeZone", vec!["spec.timeZone", "IANA"]),
         (
             job("option", option, json!({"bucketLookup": "dns"})),
             "NotSupported",
