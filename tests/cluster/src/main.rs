@@ -8,6 +8,7 @@
 mod cgroup;
 mod command;
 mod debian;
+mod deny;
 mod down;
 mod go;
 mod image;
@@ -22,6 +23,8 @@ mod place;
 mod process;
 mod report;
 mod status;
+mod tally;
+mod test;
 mod up;
 mod wait;
 
@@ -66,6 +69,11 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true, required = true)]
         arguments: Vec<String>,
     },
+    /// Check and test everything, on the cluster too; ends with `N passed, N failed`
+    Test {
+        /// Only tests whose names contain this, and no checks
+        filter: Option<String>,
+    },
     /// Build the operator's image anew and import it where the cluster runs
     Image {
         /// Build with the release profile (minutes)
@@ -107,6 +115,7 @@ fn run(command: Command) -> Result<ExitCode> {
             status::inside(&place, &line)
         }
         Command::Exec { arguments } => status::inside(&place, &arguments),
+        Command::Test { filter } => Ok(test::test(&place, &Report::plain(), filter.as_deref())),
         Command::Image { release } => {
             operator_image::refresh(&place, &report, release)?;
             Ok(ExitCode::SUCCESS)

@@ -23,8 +23,9 @@ pub fn binary(place: &Place, release: bool) -> PathBuf {
 /// Builds the binary and packs the image, if the binary changed; returns the archive.
 pub fn build(place: &Place, report: &Report, release: bool) -> Result<PathBuf> {
     report.step("the operator: cargo build", || {
+        // No package is named: for one alone, Cargo would choose other features than for `cargo build`, and build twice.
         let mut cargo = Command::new("cargo");
-        cargo.current_dir(&place.checkout).args(["build", "--package", "universal-backup-operator", "--bin", "ubo"]);
+        cargo.current_dir(&place.checkout).args(["build", "--bin", "ubo"]);
         cargo.arg("--target-dir").arg(&place.target);
         if release {
             cargo.arg("--release");

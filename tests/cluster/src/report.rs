@@ -22,6 +22,11 @@ impl Report {
         Report { bars: std::io::stderr().is_terminal().then(MultiProgress::new) }
     }
 
+    /// Plain lines in any case: for a run whose suites print their own.
+    pub fn plain() -> Report {
+        Report { bars: None }
+    }
+
     /// Does `work` under `name`, and says how long it took and how it ended.
     pub fn step<T>(&self, name: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
         let watch = Stopwatch::start();

@@ -1,0 +1,181 @@
+//! **O** `cargo rig test`: everything, in one run, with one line at the end.
+//!
+//! ```text
+//! beside it     Go programs, images, cargo-deny, where the cache does not have them
+//! format ─► clippy ─► build of all tests ─► unit and property tests ─► documentation's examples ─► cargo deny
+//!        ─► cluster up ─► cluster tests, inside its network namespace ─► cluster down, if it was not up before
+//! ```
+//!
+//! Everything is built for the whole workspace at once: package by package, Cargo would choose other features for the
+//! same dependencies and build them again.
+
+use crate::place::Place;
+use crate::process::Record;
+use crate::report::{Report, Stopwatch};
+use crate::tally::{Tally, libtest};
+use crate::{deny, down, go, images, netns, packages, parts, status, up};
+use anyhow::{Context, Result, anyhow, bail};
+use serde::Deserialize;
+use std::io::{BufRead, BufReader};
+use std::path::PathBuf;
+use std::process::{Command, ExitCode, Stdio};
+use std::thread;
+
+/// Cluster tests mostly wait for the cluster, which has the same two cores.
+const CLUSTER_THREADS: &str = "--test-threads=2";
+
+/// A compiled test binary, as `cargo test --no-run` tells of it.
+struct Binary {
+    /// `package: target`
+    name: String,
+    path: PathBuf,
+    /// Whether it wants the cluster: it is one of `tests/cluster/tests`.
+    cluster: bool,
+}
+
+/// Runs everything; with a filter, only the tests whose names contain it, and no checks.
+pub fn test(place: &Place, report: &Report, filter: Option<&str>) -> ExitCode {
+    let mut tally = Tally::default();
+    let result = run(place, report, filter, &mut tally);
+    if let Err(error) = &result {
+        tally.broken("the run of the tests", &format!("{error:#}"));
+    }
+    print!("{}", tally.text());
+    if tally.good() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn run(place: &Place, report: &Report, filter: Option<&str>, tally: &mut Tally) -> Result<()> {
+    packages::ensure(place, report)?;
+    let checks = filter.is_none();
+    let binaries = thread::scope(|scope| {
+        // What the cluster needs takes minutes the first time, and none of it needs Cargo's target folder.
+        let beside = scope.spawn(|| -> Result<()> {
+            go::servers(place, report)?;
+            images::archives(place, report)?;
+            if checks { deny::installed(place, report).map(drop) } else { Ok(()) }
+        });
+        if checks {
+            check(place, tally, "format", &["fmt", "--all", "--check"])?;
+            check(place, tally, "clippy", &["clippy", "--workspace", "--all-targets", "--", "--deny", "warnings"])?;
+        }
+        let binaries = build(place, tally)?;
+        for binary in binaries.iter().filter(|binary| !binary.cluster) {
+            let mut command = Command::new(&binary.path);
+            suite(tally, &binary.name, command.current_dir(&place.checkout).args(filter))?;
+        }
+        let mut examples = cargo(place, &["test", "--workspace", "--doc", "--no-fail-fast", "--quiet"]);
+        suite(tally, "examples in the documentation", examples.arg("--").args(filter))?;
+        beside.join().map_err(|_| anyhow!("the preparation of the cluster panicked"))??;
+        Ok::<_, anyhow::Error>(binaries)
+    })?;
+    if checks {
+        deny::check(place, report, tally)?;
+    }
+    let fresh = up::up(place, report, true)?;
+    let result = cluster(place, &binaries, filter, tally);
+    if !tally.good() {
+        explain(place)?;
+    }
+    if fresh {
+        down::down(place, report)?;
+    }
+    result
+}
+
+/// A step of Cargo's that is good or not: one more that passed, or failed.
+fn check(place: &Place, tally: &mut Tally, name: &str, words: &[&str]) -> Result<()> {
+    println!("\n--- {name}");
+    let watch = Stopwatch::start();
+    let status = cargo(place, words).status().context("cannot run cargo")?;
+    tally.check(name, status.success(), watch.elapsed());
+    Ok(())
+}
+
+/// Builds all test binaries, outside the namespace: inside there is no registry.
+fn build(place: &Place, tally: &mut Tally) -> Result<Vec<Binary>> {
+    #[derive(Deserialize)]
+    struct Message {
+        package_id: Option<String>,
+        target: Option<Target>,
+        profile: Option<Profile>,
+        executable: Option<PathBuf>,
+    }
+    #[derive(Deserialize)]
+    struct Target {
+        name: String,
+        kind: Vec<String>,
+    }
+    #[derive(Deserialize)]
+    struct Profile {
+        test: bool,
+    }
+    println!("\n--- build of the tests");
+    let words =
+        ["test", "--workspace", "--lib", "--bins", "--tests", "--no-run", "--message-format=json-render-diagnostics"];
+    let output = cargo(place, &words).stderr(Stdio::inherit()).output().context("cannot run cargo")?;
+    if !output.status.success() {
+        tally.broken("build of the tests", "it does not compile");
+    }
+    let mut binaries = Vec::new();
+    for line in String::from_utf8_lossy(&output.stdout).lines() {
+        let message: Message = serde_json::from_str(line).context("cannot read what cargo says")?;
+        let (Some(package), Some(target), Some(path)) = (message.package_id, message.target, message.executable) else {
+            continue;
+        };
+        if !message.profile.is_some_and(|profile| profile.test) {
+            continue;
+        }
+        // The id of a package in the workspace: path+file://FOLDER#NAME@VERSION, or without the name, when the folder is it.
+        let rig = package.contains("/tests/cluster#");
+        let test = target.kind.iter().any(|kind| kind == "test");
+        let name = format!("{} {} ({})", if rig { "rig" } else { "ubo" }, target.name, target.kind.join(", "));
+        binaries.push(Binary { name, path, cluster: rig && test });
+    }
+    Ok(binaries)
+}
+
+fn cluster(place: &Place, binaries: &[Binary], filter: Option<&str>, tally: &mut Tally) -> Result<()> {
+    let variables = status::variables(place)?;
+    for binary in binaries.iter().filter(|binary| binary.cluster) {
+        let mut command = netns::command(place, &binary.path.display().to_string());
+        command.envs(variables.iter().map(|(name, value)| (name, value)));
+        command.current_dir(place.checkout.join("tests/cluster")).arg(CLUSTER_THREADS).args(filter);
+        suite(tally, &binary.name, &mut command)?;
+    }
+    Ok(())
+}
+
+/// Runs test binaries with their output streamed, and counts what they say.
+fn suite(tally: &mut Tally, name: &str, command: &mut Command) -> Result<()> {
+    println!("\n--- {name}");
+    let watch = Stopwatch::start();
+    let mut child = command.stdout(Stdio::piped()).spawn().with_context(|| format!("cannot run {name}"))?;
+    let Some(stdout) = child.stdout.take() else { bail!("{name} has no output") };
+    let mut results = Vec::new();
+    // Not by lines of text: a test may print any bytes.
+    for line in BufReader::new(stdout).split(b'\n') {
+        let line = line?;
+        let line = String::from_utf8_lossy(&line);
+        println!("{line}");
+        results.extend(libtest(&line));
+    }
+    let status = child.wait()?;
+    tally.suite(name, &results, status, watch.elapsed());
+    Ok(())
+}
+
+fn cargo(place: &Place, words: &[&str]) -> Command {
+    let mut cargo = Command::new("cargo");
+    cargo.current_dir(&place.checkout).env("CARGO_TARGET_DIR", &place.target).args(words);
+    cargo
+}
+
+/// Something failed: if a part of the cluster died, that is why.
+fn explain(place: &Place) -> Result<()> {
+    for part in parts::ALL {
+        if Record::read(place, part).is_some_and(|record| !record.lives()) {
+            println!("{part} has died meanwhile\n{}", crate::command::tail(&place.log(part)?));
+        }
+    }
+    Ok(())
+}
