@@ -8,6 +8,7 @@
 mod cgroup;
 mod command;
 mod debian;
+mod demo;
 mod deny;
 mod down;
 mod go;
@@ -69,6 +70,8 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true, required = true)]
         arguments: Vec<String>,
     },
+    /// The main job from beginning to end: install, back up a PostgreSQL on schedule, read it back, compare the rows
+    Demo,
     /// Check and test everything, on the cluster too; ends with `N passed, N failed`
     Test {
         /// Only tests whose names contain this, and no checks
@@ -115,6 +118,10 @@ fn run(command: Command) -> Result<ExitCode> {
             status::inside(&place, &line)
         }
         Command::Exec { arguments } => status::inside(&place, &arguments),
+        Command::Demo => {
+            demo::demo(&place, &report)?;
+            Ok(ExitCode::SUCCESS)
+        }
         Command::Test { filter } => Ok(test::test(&place, &Report::plain(), filter.as_deref())),
         Command::Image { release } => {
             operator_image::refresh(&place, &report, release)?;
