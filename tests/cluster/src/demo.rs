@@ -37,7 +37,7 @@ pub fn demo(place: &Place, report: &Report) -> Result<()> {
     demo.by_hand()?;
     demo.by_itself()?;
     demo.read_back()?;
-    demo.say("Done. It goes on: `cargo rig kubectl get backupjobs,backupruns`; `cargo rig down` ends it.");
+    Demo::say("Done. It goes on: `cargo rig kubectl get backupjobs,backupruns`; `cargo rig down` ends it.");
     Ok(())
 }
 
@@ -57,7 +57,7 @@ impl Demo<'_> {
     }
 
     fn install(&self) -> Result<()> {
-        self.say("The operator, as a Deployment");
+        Self::say("The operator, as a Deployment");
         let ubo = operator_image::binary(self.place, false).display().to_string();
         let manifests = output(netns::command(self.place, &ubo).args(["install", "--image", operator_image::NAME]))?;
         self.shown(&format!("ubo install --image {} | kubectl apply --server-side -f -", operator_image::NAME));
@@ -68,7 +68,7 @@ impl Demo<'_> {
     }
 
     fn database(&self) -> Result<()> {
-        self.say(
+        Self::say(
             "A PostgreSQL, with rows in it (manifests/examples/postgres.yaml, with an image and a size that are here)",
         );
         let example = self.example("postgres.yaml")?;
@@ -89,7 +89,7 @@ impl Demo<'_> {
     }
 
     fn job(&self) -> Result<()> {
-        self.say("The namespace opts in, the credentials, and the BackupJob as it stands in the README");
+        Self::say("The namespace opts in, the credentials, and the BackupJob as it stands in the README");
         self.show(&["apply", "--filename", &self.manifest("namespace.yaml")])?;
         let secret = json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "s3-credentials"}, "stringData": {
             "AWS_ACCESS_KEY_ID": self.keys.access, "AWS_SECRET_ACCESS_KEY": self.keys.secret,
@@ -98,14 +98,14 @@ impl Demo<'_> {
         self.show(&["apply", "--filename", &self.manifest("examples/postgres-daily-backup.yaml")])?;
         self.wait(&["get", "backupjob", JOB], |job| job["status"]["nextRunTime"].is_string())?;
         self.show(&["get", "backupjobs"])?;
-        self.say("A copy of it that fires every minute");
+        Self::say("A copy of it that fires every minute");
         let job = self.example("postgres-daily-backup.yaml")?;
         let copy = job.replace(JOB, COPY).replace("0 2 * * *", "* * * * *");
         self.kubectl(&["apply", "--filename", "-"], Some(&copy))
     }
 
     fn by_hand(&self) -> Result<()> {
-        self.say("A BackupRun made by hand runs the original now");
+        Self::say("A BackupRun made by hand runs the original now");
         let file = self.manifest("examples/run-now.yaml");
         self.shown(&format!("kubectl create -f {file}"));
         let run = self.ask(&["create", "--filename", &file, "--output", "jsonpath={.metadata.name}"])?;
@@ -113,7 +113,7 @@ impl Demo<'_> {
     }
 
     fn by_itself(&self) -> Result<()> {
-        self.say("The copy fires by itself, at the next full minute");
+        Self::say("The copy fires by itself, at the next full minute");
         let runs = |demo: &Self| -> Result<Option<String>> {
             let text = demo.ask(&["get", "backupruns", "--output", "json"])?;
             let list: Value = serde_json::from_str(&text)?;
@@ -147,7 +147,7 @@ impl Demo<'_> {
     }
 
     fn read_back(&self) -> Result<()> {
-        self.say("The backups, listed");
+        Self::say("The backups, listed");
         let ubo = operator_image::binary(self.place, false).display().to_string();
         self.shown(&format!("ubo list {URI}"));
         let mut list = netns::command(self.place, &ubo);
@@ -155,7 +155,7 @@ impl Demo<'_> {
         list.env("AWS_REGION", "us-east-1").env("AWS_ENDPOINT_URL", Place::s3_endpoint());
         ensure!(list.args(["list", URI]).status()?.success(), "ubo list failed");
 
-        self.say("Read back with nothing of ours: zstd and tar");
+        Self::say("Read back with nothing of ours: zstd and tar");
         // The S3 server keeps its objects as files, so that no S3 client is needed either.
         let archive = self.place.state.join("s3").join(BUCKET).join("backups/postgres/default").join(JOB);
         let attempt = fs::read_dir(&archive)
@@ -172,7 +172,7 @@ impl Demo<'_> {
         let dump = folder.join("dump.sql");
         println!("{} ({} bytes)", dump.display(), fs::metadata(&dump).context("there is no dump.sql in it")?.len());
 
-        self.say("Into an empty PostgreSQL, and the rows compared");
+        Self::say("Into an empty PostgreSQL, and the rows compared");
         let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "restored"}, "spec": {"containers": [{
             "name": "postgres", "image": "localhost/postgres:15",
             "readinessProbe": {"exec": {"command": ["pg_isready", "--quiet"]}, "periodSeconds": 1}}]}});
@@ -192,7 +192,7 @@ impl Demo<'_> {
         Ok(())
     }
 
-    fn say(&self, text: &str) {
+    fn say(text: &str) {
         println!("\n=== {text}");
     }
 

@@ -131,6 +131,8 @@ fn build(place: &Place, tally: &mut Tally) -> Result<Vec<Binary>> {
         let name = format!("{} {} ({})", if rig { "rig" } else { "ubo" }, target.name, target.kind.join(", "));
         binaries.push(Binary { name, path, cluster: rig && test });
     }
+    // Cargo's order is that of its threads; ours is the same each time.
+    binaries.sort_by(|one, other| (one.cluster, &one.name).cmp(&(other.cluster, &other.name)));
     Ok(binaries)
 }
 
