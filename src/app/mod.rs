@@ -47,6 +47,7 @@ const LAST_WRITES: std::time::Duration = std::time::Duration::from_secs(5);
 
 /// Runs the operator until SIGTERM or SIGINT, and then until what was at work has ended.
 pub async fn operate(args: &OperatorArgs) -> Result<(), Failure> {
+    let mut told = std::pin::pin!(told_to_end());
     let mut config = Config::infer().await.map_err(|error| {
         Failure::new(
             Reason::ClusterUnavailable,
@@ -56,8 +57,13 @@ pub async fn operate(args: &OperatorArgs) -> Result<(), Failure> {
     // A watch says something at least every minute (bookmarks); one that does not is on a dead connection.
     config.read_timeout = Some(WATCH_SILENCE);
     let client = Client::try_from(config.clone()).map_err(|error| unreachable_cluster(&error))?;
-    check_version(&client).await?;
-    let cluster_id = cluster_id(&client).await?;
+    let cluster_id = tokio::select! {
+        () = &mut told => return Ok(()), // nothing is at work yet
+        found = async {
+            check_version(&client).await?;
+            cluster_id(&client).await
+        } => found?,
+    };
     let instance = instance(&args.pod_name);
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     tracing::info!(version = env!("CARGO_PKG_VERSION"), %instance, cluster = %cluster_id, "the operator starts");
@@ -126,7 +132,7 @@ pub async fn operate(args: &OperatorArgs) -> Result<(), Failure> {
     let mut control = tokio::spawn(controller.run(stop.clone(), args.shutdown_grace()));
 
     let outcome = tokio::select! {
-        () = told_to_end() => {
+        () = &mut told => {
             tracing::info!("told to end");
             stop.cancel();
             (&mut control).await.map_err(|fault| ended_early(&format!("controller ({fault})")))
@@ -169,14 +175,18 @@ fn ended_early(what: &str) -> Failure {
     Failure::new(Reason::Internal, format!("the {what} ended although nobody asked it to"))
 }
 
-async fn told_to_end() {
-    let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
-    else {
-        return; // no signals can be had: better to end than to be unstoppable
-    };
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
+/// Listens from the call on, not from the first poll: a container's first process is not ended by a SIGTERM that it does
+/// not listen to, so that one that came too early would be lost, and the pod would stay for its whole grace period.
+fn told_to_end() -> impl Future<Output = ()> {
+    let signals = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()));
+    async move {
+        let (Ok(mut terminate), Ok(mut interrupt)) = signals else {
+            return; // no signals can be had: better to end than to be unstoppable
+        };
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
     }
 }
 
