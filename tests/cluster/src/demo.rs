@@ -58,12 +58,15 @@ impl Demo<'_> {
 
     fn install(&self) -> Result<()> {
         Self::say("The operator, as a Deployment");
+        let again = self.ask(&["--namespace", "backup-system", "get", "deployment", "operator"]).is_ok();
         let ubo = operator_image::binary(self.place, false).display().to_string();
         let manifests = output(netns::command(self.place, &ubo).args(["install", "--image", operator_image::NAME]))?;
         self.shown(&format!("ubo install --image {} | kubectl apply --server-side -f -", operator_image::NAME));
         self.kubectl(&["apply", "--server-side", "--filename", "-"], Some(&manifests))?;
-        // The image's name is always the same: a pod of an older build must not be taken for the new one.
-        self.ask(&["--namespace", "backup-system", "rollout", "restart", "deployment/operator"])?;
+        if again {
+            // The image's name is always the same: a pod of an older build must not be taken for the new one.
+            self.ask(&["--namespace", "backup-system", "rollout", "restart", "deployment/operator"])?;
+        }
         self.show(&["--namespace", "backup-system", "rollout", "status", "deployment/operator", "--timeout=180s"])
     }
 
