@@ -2,253 +2,18 @@
 //! session of its own, three pipes, and a reader that answers when it has seen the end marker.
 #![cfg(target_os = "linux")]
 
-use bytes::Bytes;
-use std::collections::VecDeque;
+#[path = "wrapper/container.rs"]
+mod container;
+
+use container::{Container, OTHER_UID, Shell, disk, eventually, in_each, program, session};
 use std::fs;
-use std::io::{Read, Write};
 use std::os::unix::fs::symlink;
 use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::mpsc;
-use std::time::Duration;
-use tempfile::TempDir;
-use ubo::api::names::{RunName, Uid};
+use std::process::Command;
+use ubo::api::names::Uid;
 use ubo::error::Reason;
-use ubo::source::wrapper::{Nonce, Plan, STAGED_LIMIT_KIB, Transcript, Verdict};
-use ubo::validate::{Dump, DumpForm};
-
-const UID: &str = "6b1cbb4c-0000-4000-8000-000000000001";
-const OTHER_UID: &str = "6b1cbb4c-0000-4000-8000-000000000002";
-
-/// What `sh` is in a container, and whether there is a bash beside it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Shell {
-    Dash,
-    DashBesideBash,
-    Bash,
-    Busybox,
-}
-
-const SHELLS: [Shell; 4] = [Shell::Dash, Shell::DashBesideBash, Shell::Bash, Shell::Busybox];
-
-/// A folder with the programs of one kind of container, and a place to work in.
-struct Container {
-    shell: Shell,
-    root: TempDir,
-}
-
-const TOOLS: &[&str] = &[
-    "cat", "chmod", "dd", "df", "du", "env", "false", "head", "ls", "mkdir", "mkfifo", "mv", "rm", "rmdir", "seq",
-    "sleep", "tar", "touch", "tr", "true", "wc", "yes",
-];
-
-fn program(name: &str) -> PathBuf {
-    ["/usr/bin", "/bin", "/usr/sbin", "/sbin"]
-        .iter()
-        .map(|folder| Path::new(folder).join(name))
-        .find(|path| path.exists())
-        .unwrap_or_else(|| panic!("{name} is not installed, and this test needs it"))
-}
-
-impl Container {
-    fn new(shell: Shell) -> Self {
-        let root = tempfile::tempdir().unwrap();
-        let bin = root.path().join("bin");
-        fs::create_dir(&bin).unwrap();
-        let link = |name: &str, to: &Path| symlink(to, bin.join(name)).unwrap();
-        if shell == Shell::Busybox {
-            let busybox = program("busybox");
-            for name in TOOLS.iter().copied().chain(["sh"]) {
-                link(name, &busybox);
-            }
-        } else {
-            for name in TOOLS {
-                link(name, &program(name));
-            }
-            link("sh", &program(if shell == Shell::Bash { "bash" } else { "dash" }));
-            if shell != Shell::Dash {
-                link("bash", &program("bash"));
-            }
-        }
-        Self { shell, root }
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.root.path().join(name)
-    }
-
-    fn backup(&self) -> DumpForm {
-        DumpForm::Directory(self.path("backup").to_str().unwrap().to_owned())
-    }
-
-    fn remove(&self, tool: &str) {
-        fs::remove_file(self.path("bin").join(tool)).unwrap();
-    }
-
-    /// From now on `df` says this, in KiB.
-    fn disk(&self, size: u64, free: u64, mounted_on: &str) {
-        fs::write(self.path("df.txt"), disk(size, free, mounted_on)).unwrap();
-        let df = self.path("bin/df");
-        let _ = fs::remove_file(&df);
-        let script = format!("#!{}\ncat {}\n", program("dash").display(), self.path("df.txt").display());
-        fs::write(self.path("df"), script).unwrap();
-        Command::new("chmod").arg("755").arg(self.path("df")).status().unwrap();
-        fs::rename(self.path("df"), df).unwrap();
-    }
-
-    fn plan(form: DumpForm, command: &str) -> Plan {
-        Plan {
-            nonce: Nonce::new(0x1234_5678_9abc_def0_1234_5678_9abc_def0),
-            dump: Dump { command: command.to_owned(), form, allow_unchecked_pipes: false },
-            run: RunName::new("pg-20261124-0200").unwrap(),
-            run_uid: Uid::new(UID).unwrap(),
-            target_path: Some("/var/lib/data".to_owned()),
-            staged_limit_kib: STAGED_LIMIT_KIB,
-        }
-    }
-
-    fn start(&self, plan: &Plan) -> Child {
-        let mut command = Command::new(program("setsid"));
-        command.args(plan.argv().unwrap());
-        self.spawn(&mut command)
-    }
-
-    fn spawn(&self, command: &mut Command) -> Child {
-        command
-            .env_clear()
-            .env("PATH", self.path("bin"))
-            .current_dir(self.root.path())
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap()
-    }
-
-    fn stdout(&self, command: &str) -> Outcome {
-        self.run(&Self::plan(DumpForm::Stdout, command))
-    }
-
-    fn directory(&self, command: &str) -> Outcome {
-        let command = command.replace("/backup", self.path("backup").to_str().unwrap());
-        self.run(&Self::plan(self.backup(), &command))
-    }
-
-    /// Runs to the end, as the operator does.
-    fn run(&self, plan: &Plan) -> Outcome {
-        let mut child = self.start(plan);
-        let pid = child.id();
-        let mut control = child.stdin.take();
-        let mut transcript = Transcript::new(&plan.nonce);
-        let (events, inbox) = mpsc::channel();
-        read_on(child.stdout.take().unwrap(), events.clone(), true);
-        read_on(child.stderr.take().unwrap(), events, false);
-        let mut onward = VecDeque::new();
-        while let Ok((is_stdout, chunk)) = inbox.recv_timeout(Duration::from_mins(1)) {
-            if is_stdout {
-                transcript.stdout(chunk, &mut onward).unwrap_or_else(|e| panic!("{:?}: {e}", self.shell));
-                if transcript.verdict().is_some()
-                    && let Some(mut control) = control.take()
-                {
-                    control.write_all(b"\n").unwrap();
-                }
-            } else {
-                transcript.stderr(chunk);
-            }
-        }
-        let status = child.wait().unwrap();
-        // What a shell of the command's own has not waited for is left to the machine's first process.
-        eventually("nothing of the session is left", || session(pid).is_empty());
-        let verdict = transcript.verdict();
-        let lies = transcript.lies().to_vec();
-        let warnings = transcript.warnings();
-        let reason = verdict.and_then(|verdict| plan.failure(verdict, &lies)).map(|failure| failure.reason);
-        let log = String::from_utf8_lossy(&transcript.into_log()).into_owned();
-        let data: Vec<u8> = onward.into_iter().flatten().collect();
-        if let Some(verdict) = verdict {
-            assert_eq!(status.code(), Some(verdict.exit_code()), "{:?}: {log}", self.shell);
-        }
-        Outcome { data, verdict, reason, lies, warnings, log, status }
-    }
-}
-
-fn disk(size: u64, free: u64, mounted_on: &str) -> String {
-    let used = size - free;
-    format!("Filesystem 1024-blocks Used Available Capacity Mounted on\n/dev/x {size} {used} {free} 50% {mounted_on}\n")
-}
-
-struct Outcome {
-    data: Vec<u8>,
-    verdict: Option<Verdict>,
-    reason: Option<Reason>,
-    lies: Vec<String>,
-    warnings: Vec<String>,
-    log: String,
-    status: ExitStatus,
-}
-
-impl std::fmt::Debug for Outcome {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { data, verdict, reason, lies, warnings, log, status } = self;
-        write!(f, "{} bytes, {verdict:?}, {reason:?}, {lies:?}, {warnings:?}, {log:?}, {status:?}", data.len())
-    }
-}
-
-impl Outcome {
-    fn names(&self) -> Vec<String> {
-        let mut archive = tar::Archive::new(self.data.as_slice());
-        let name = |entry: tar::Entry<'_, &[u8]>| entry.path_bytes().into_owned();
-        let names = archive.entries().unwrap().map(|entry| String::from_utf8(name(entry.unwrap())).unwrap());
-        // The folder itself is packed too, where tar can leave out our marker.
-        let mut names: Vec<String> = names.filter(|name| name != "./").collect();
-        names.sort();
-        names
-    }
-}
-
-fn read_on(mut from: impl Read + Send + 'static, to: mpsc::Sender<(bool, Bytes)>, is_stdout: bool) {
-    std::thread::spawn(move || {
-        let mut buffer = vec![0; 32 * 1024];
-        while let Ok(size) = from.read(&mut buffer) {
-            if size == 0 || to.send((is_stdout, Bytes::copy_from_slice(&buffer[..size]))).is_err() {
-                break;
-            }
-        }
-    });
-}
-
-/// Command lines of the processes whose session is `leader`, zombies included.
-fn session(leader: u32) -> Vec<String> {
-    let mut found = Vec::new();
-    for entry in fs::read_dir("/proc").unwrap().flatten() {
-        let Ok(stat) = fs::read_to_string(entry.path().join("stat")) else { continue };
-        let Some((name, fields)) = stat.rsplit_once(") ") else { continue };
-        if fields.split(' ').nth(3) == Some(&leader.to_string()) {
-            found.push(format!("{name}) {}", fields.split(' ').next().unwrap_or_default()));
-        }
-    }
-    found
-}
-
-fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
-    for _ in 0..300 {
-        if holds() {
-            return;
-        }
-        std::thread::park_timeout(Duration::from_millis(50));
-    }
-    panic!("not within 15 s: {what}");
-}
-
-fn in_each(test: impl Fn(&Container) + Sync) {
-    std::thread::scope(|scope| {
-        for shell in SHELLS {
-            let test = &test;
-            scope.spawn(move || test(&Container::new(shell)));
-        }
-    });
-}
+use ubo::source::wrapper::Verdict;
+use ubo::validate::DumpForm;
 
 #[test]
 fn standard_output_is_the_backup() {
@@ -532,6 +297,21 @@ fn when_the_reader_goes_everything_goes() {
             assert!(!c.path("backup").exists() && !c.path("backup.ubo-run").exists(), "{:?}: {command}", c.shell);
             assert!(!c.path("not-reached").exists(), "{:?}: {command}", c.shell);
         }
+    });
+}
+
+#[test]
+fn what_starts_while_all_is_ended_is_told_to_end_too() {
+    in_each(|c| {
+        let [begun, told] = ["begun", "told"].map(|name| c.path(name));
+        let late = format!("sleep 1000; echo $? > {}", told.display());
+        let command = format!("trap '{late}; exit' TERM; touch {}; sleep 1000", begun.display());
+        let mut child = c.start(&Container::plan(DumpForm::Stdout, &command));
+        eventually("the command has begun", || begun.exists());
+        drop(child.stdin.take());
+        assert_eq!(child.wait().unwrap().code(), Some(143), "{:?}", c.shell);
+        // 143 is TERM; a KILL would have been 137.
+        assert_eq!(fs::read_to_string(told).unwrap().trim(), "143", "{:?}", c.shell);
     });
 }
 

@@ -10,7 +10,7 @@ if [ -n "${10}" ]; then UBO_TARGET_PATH=${10}; export UBO_TARGET_PATH; fi
 if [ "$ubo_f" = directory ]; then UBO_BACKUP_DIR=$ubo_d; export UBO_BACKUP_DIR; fi
 # 3: the control line, 4: the backup. Everything else that anybody prints is log.
 exec 3<&0 4>&1 </dev/null >&2
-ubo_w= ubo_h= ubo_b= ubo_own= ubo_made= ubo_mark= ubo_full= ubo_e= ubo_i= ubo_me= ubo_s=
+ubo_w= ubo_h= ubo_b= ubo_own= ubo_made= ubo_mark= ubo_full= ubo_e= ubo_i= ubo_me= ubo_s= ubo_r=
 
 ubo_say() { printf '\n%s %s\n' "$ubo_n" "$1" >&2; }
 
@@ -40,16 +40,29 @@ ubo_ours() {
   [ "$1" != Z ] || return 1
   case " $2 $3 $4 " in *" $$ "*) ;; *) return 1 ;; esac
   case " $ubo_w $ubo_h " in *" $2 "*) return 1 ;; esac
+  ubo_y=$2
 }
 
-# Sends signal $1 to all that the command has started; without one only looks. Fails if there is nothing.
+# Looks for what the command has started, and fails if there is nothing. `TERM` sends that signal to each that has not had
+# it, `leaf` KILL to those without children, `KILL` KILL to all.
 ubo_signal() {
-  ubo_g=1
+  ubo_g=1 ubo_j=' '
+  if [ "$1" = leaf ]; then
+    for ubo_p in /proc/[0-9]*; do ubo_ours "${ubo_p#/proc/}" && ubo_j="$ubo_j$ubo_y "; done
+  fi
   for ubo_p in /proc/[0-9]*; do
     ubo_p=${ubo_p#/proc/}
     ubo_ours "$ubo_p" || continue
     ubo_g=0
-    [ -z "$1" ] || kill -s "$1" "$ubo_p" 2>/dev/null
+    case $1 in
+      TERM)
+        case $ubo_r in *" $ubo_p "*) continue ;; esac
+        ubo_r="$ubo_r$ubo_p "
+        kill -s TERM "$ubo_p" 2>/dev/null
+        ;;
+      leaf) case $ubo_j in *" $ubo_p "*) ;; *) kill -s KILL "$ubo_p" 2>/dev/null ;; esac ;;
+      KILL) kill -s KILL "$ubo_p" 2>/dev/null ;;
+    esac
   done
   return $ubo_g
 }
@@ -59,12 +72,14 @@ ubo_nap() {
   if sleep 0.2 2>/dev/null; then ubo_k=$((ubo_k + 1)); else sleep 1; ubo_k=$((ubo_k + 5)); fi
 }
 
-# Ends the command and all that it started: TERM, five seconds, KILL until nothing is left.
+# Ends the command and all that it started: five seconds in which each is sent TERM once, also those that come late (a
+# shell that forks while it is told to stop waits for its child first). Then KILL, from the leaves, so that shells still
+# wait for their children and leave no zombie to a first process that never waits; at last KILL to whatever there is.
 ubo_stop() {
-  ubo_k=0
-  ubo_signal TERM || return 0
-  while ubo_signal '' && [ $ubo_k -lt 25 ]; do ubo_nap; done
-  while ubo_signal KILL && [ $ubo_k -lt 75 ]; do ubo_nap; done
+  ubo_k=0 ubo_r=' '
+  while ubo_signal TERM && [ $ubo_k -lt 25 ]; do ubo_nap; done
+  while ubo_signal leaf && [ $ubo_k -lt 40 ]; do ubo_nap; done
+  while ubo_signal KILL && [ $ubo_k -lt 90 ]; do ubo_nap; done
 }
 
 # Ends a background shell of our own. A signal that comes right after its fork, before it has set its trap, is lost in
