@@ -102,6 +102,10 @@ fn make(place: &Place) -> Result<()> {
     for folder in ["log", "conf", "cni", "s3", "volumes", "bin"] {
         place.folder(folder)?;
     }
+    for part in parts::ALL {
+        // The logs of the cluster before this one: nobody asked for them until now.
+        let _ = fs::remove_file(place.log(part)?);
+    }
     netns::make(place)?;
     cgroup::make(&place.name)?;
     pki::make(place)?;
