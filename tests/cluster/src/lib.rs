@@ -3,6 +3,7 @@
 //! `cargo rig test` runs them inside the cluster's network namespace, with the variables that `cargo rig env` prints;
 //! [`Cluster::from_env`] reads these.
 
+pub mod example;
 pub mod fault_proxy;
 pub mod s3;
 
@@ -54,6 +55,18 @@ impl std::fmt::Debug for S3 {
 impl Cluster {
     /// Reads the variables. A missing one is an error that says how the tests are run.
     pub fn from_env() -> Result<Cluster> {
+        Cluster::from_variables(|name| {
+            #[expect(clippy::disallowed_methods, reason = "the cluster tests' one look at the environment")]
+            let value = std::env::var(name).ok();
+            value
+        })
+    }
+
+    /// The same with variables from elsewhere.
+    pub fn from_variables(find: impl Fn(&str) -> Option<String>) -> Result<Cluster> {
+        let variable = |name: &str| {
+            find(name).with_context(|| format!("{name} is not set: run cluster tests with `cargo rig test`"))
+        };
         Ok(Cluster {
             kubeconfig: variable("KUBECONFIG")?.into(),
             kubectl: variable("UBO_RIG_KUBECTL")?.into(),
@@ -83,9 +96,4 @@ impl S3 {
     pub fn make_bucket(&self, bucket: &str) -> Result<()> {
         s3::make_bucket(&self.endpoint, &self.access_key, &self.secret_key, bucket)
     }
-}
-
-#[expect(clippy::disallowed_methods, reason = "the cluster tests' one look at the environment")]
-fn variable(name: &str) -> Result<String> {
-    std::env::var(name).with_context(|| format!("{name} is not set: run cluster tests with `cargo rig test`"))
 }

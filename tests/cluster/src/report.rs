@@ -10,6 +10,8 @@ use std::time::{Duration, Instant};
 /// After this long without an end a step says, on a plain output, that it is still at work; then each half minute.
 const FIRST_NEWS: Duration = Duration::from_secs(5);
 const MORE_NEWS: Duration = Duration::from_secs(30);
+/// On a terminal a countdown moves this often.
+const TICK: Duration = Duration::from_millis(250);
 
 /// The steps' common output.
 pub struct Report {
@@ -58,6 +60,37 @@ impl Report {
         let mark = if result.is_ok() { '✓' } else { '✗' };
         self.line(&format!("  {mark} {name} ({})", watch.text()));
         result
+    }
+
+    /// The same for work that waits for a moment `wait` from now: it says how long that still is.
+    pub fn countdown<T>(&self, name: &str, wait: Duration, work: impl FnOnce() -> Result<T>) -> Result<T> {
+        let watch = Stopwatch::start();
+        let left = || wait.saturating_sub(watch.elapsed()).as_secs();
+        thread::scope(|scope| {
+            let (ended, end) = mpsc::channel::<()>();
+            scope.spawn(move || {
+                let bar = self.bars.as_ref().map(|bars| bars.add(ProgressBar::new_spinner()));
+                let pause = if bar.is_some() { TICK } else { FIRST_NEWS * 3 };
+                while let Err(mpsc::RecvTimeoutError::Timeout) = end.recv_timeout(pause) {
+                    let news = match left() {
+                        0 => format!("{name}: now"),
+                        seconds => format!("{name}: in {seconds} s"),
+                    };
+                    match &bar {
+                        Some(bar) => bar.set_message(news),
+                        None => eprintln!("  … {news}"),
+                    }
+                }
+                if let Some(bar) = bar {
+                    bar.finish_and_clear();
+                }
+            });
+            let result = work();
+            drop(ended);
+            let mark = if result.is_ok() { '✓' } else { '✗' };
+            self.line(&format!("  {mark} {name} ({})", watch.text()));
+            result
+        })
     }
 
     /// One line above the spinners.
