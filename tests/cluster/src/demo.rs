@@ -3,7 +3,7 @@
 use crate::place::Place;
 use crate::report::{Report, Stopwatch};
 use crate::{down, netns, status, up};
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use chrono::{DateTime, Utc};
 use rig::Cluster;
 use rig::example::{COPY, EMPTY, Example, IMAGE, JOB, POSTGRES, Run, URI};
@@ -20,17 +20,20 @@ one is the wait for the clock.
 pub fn demo(place: &Place, report: &Report, keep: bool) -> Result<()> {
     let watch = Stopwatch::start();
     report.line(HELLO);
-    report.line("1. The cluster                                                     cargo rig up");
+    act(report, 1, "A Kubernetes on this machine", "cargo rig up");
     let fresh = up::up(place, report, true)?;
     let variables = status::variables(place)?;
     let find = |name: &str| variables.iter().find(|(known, _)| *known == name).map(|(_, value)| value.clone());
     let cluster = Cluster::from_variables(find)?;
-    netns::inside(place, || acts(&Example::new(&cluster), report, fresh)).context(
-        "the demo stopped here, and all of it is left up to be looked at:\n  \
-         cargo rig kubectl get backupjobs,backupruns,pods,events -n default\n  \
-         cargo rig kubectl logs -n backup-system deployment/operator --tail 50\n  \
-         cargo rig demo    tries again from the start;  cargo rig down    ends it\n",
-    )?;
+    netns::inside(place, || acts(&Example::new(&cluster), report, fresh)).map_err(|error| {
+        anyhow!(
+            "{error:#}\n\nThe demo stopped here, and all of it is left up to be looked at:\n  \
+             cargo rig kubectl get backupjobs,backupruns,pods,events -n default\n  \
+             cargo rig kubectl logs -n backup-system deployment/operator --tail 50\n  \
+             cargo rig demo    tries again from the start\n  \
+             cargo rig down    ends it"
+        )
+    })?;
     let took = watch.text();
     if keep {
         report.line(&format!(
@@ -85,9 +88,8 @@ fn acts(example: &Example<'_>, report: &Report, fresh: bool) -> Result<()> {
 
     act(report, 6, "A copy of it with `schedule: \"* * * * *\"`", &format!("kubectl get br -w    # {COPY}-…"));
     let tick = report.step("in the schedule", || example.apply_copy())?;
-    let fired = report.countdown(&format!("{} fires by itself", tick.run), until(&tick.at)?, || {
-        good(example.ended(&tick.run)?)
-    })?;
+    let fired = report
+        .countdown(&format!("{} fires by itself", tick.run), until(&tick.at)?, || good(example.ended(&tick.run)?))?;
     show(report, &fired.message);
     report.step("the copy is suspended", || example.suspend_copy())?;
 

@@ -155,7 +155,8 @@ impl<'a> Example<'a> {
 
     /// Whether a database knows nothing of the rows yet.
     pub fn is_empty(&self, name: &str) -> Result<bool> {
-        let mut psql = self.psql(name, &["--no-align", "--tuples-only", "--command", "SELECT datname FROM pg_database"]);
+        let mut psql =
+            self.psql(name, &["--no-align", "--tuples-only", "--command", "SELECT datname FROM pg_database"]);
         Ok(!self.run(&mut psql, Stdio::null())?.lines().any(|database| database == "shop"))
     }
 
@@ -170,7 +171,8 @@ impl<'a> Example<'a> {
             },
         });
         self.apply(&secret.to_string())?;
-        self.kubectl(&["apply", "-n", NAMESPACE, "-f", &self.manifest("namespace.yaml").display().to_string()]).map(drop)
+        self.kubectl(&["apply", "-n", NAMESPACE, "-f", &self.manifest("namespace.yaml").display().to_string()])
+            .map(drop)
     }
 
     /// Applies the BackupJob of the documentation, byte for byte, and waits for its next run.
@@ -348,16 +350,15 @@ fn run_name(job: &str, at: &str) -> Option<String> {
 /// A document of the example's PostgreSQL, called `name`, with an image that the cluster has.
 fn named(mut document: Value, name: &str) -> Value {
     document["metadata"]["name"] = json!(name);
-    let spec = &mut document["spec"];
-    match spec {
-        Value::Object(_) if spec.get("template").is_some() => {
+    if let Some(spec) = document.get_mut("spec") {
+        if spec.get("template").is_some() {
             spec["serviceName"] = json!(name);
             spec["selector"]["matchLabels"]["app"] = json!(name);
             spec["template"]["metadata"]["labels"]["app"] = json!(name);
             spec["template"]["spec"]["containers"][0]["image"] = json!("localhost/postgres:15");
+        } else {
+            spec["selector"]["app"] = json!(name);
         }
-        Value::Object(_) => spec["selector"]["app"] = json!(name),
-        _ => {}
     }
     document
 }
@@ -390,7 +391,8 @@ mod tests {
 
     #[test]
     fn only_names_and_the_image_change() {
-        let service = json!({"kind": "Service", "metadata": {"name": "postgres"}, "spec": {"selector": {"app": "postgres"}}});
+        let service =
+            json!({"kind": "Service", "metadata": {"name": "postgres"}, "spec": {"selector": {"app": "postgres"}}});
         assert_eq!(
             named(service, "other"),
             json!({"kind": "Service", "metadata": {"name": "other"}, "spec": {"selector": {"app": "other"}}})
