@@ -122,6 +122,21 @@ impl Tenants {
         Ok(client)
     }
 
+    /// A client of a token that is asked for now, which `client_for` gives out from then on. Each attempt begins with one:
+    /// a token from before the ServiceAccount was deleted, or deleted and made again, is worth nothing.
+    ///
+    /// # Errors
+    /// As `client_for`; then no older client is given out either.
+    pub async fn fresh_client(&self, account: &Account) -> Result<Client, Failure> {
+        let now = self.0.clock.monotonic();
+        let slot = self.slot(account, now);
+        let mut slot = slot.lock().await;
+        *slot = None;
+        let client = self.ask(account).await?;
+        *slot = Some((client.clone(), now + USED_FOR));
+        Ok(client)
+    }
+
     fn slot(&self, account: &Account, now: Instant) -> Slot {
         let mut slots = self.0.slots.lock().unwrap_or_else(PoisonError::into_inner);
         // Those that nobody waits for and that have run out are forgotten, with their tokens.

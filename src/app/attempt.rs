@@ -46,8 +46,8 @@ impl Executor for ExecExecutor {
     }
 
     async fn prepare(&self, job: &ValidatedJob) -> Result<Box<dyn Prepared>, Failure> {
-        let client = self.tenants.client_for(&job.job.namespace, &job.service_account).await?;
         let account = Account { namespace: job.job.namespace.clone(), name: job.service_account.clone() };
+        let client = self.tenants.fresh_client(&account).await?;
         let secret = match &job.destination.secret {
             Some(name) => read_secret(client.clone(), &account, name).await?,
             None => BTreeMap::new(),

@@ -18,7 +18,7 @@ pub enum Format {
     /// For a person.
     #[default]
     Text,
-    /// `{"schedule","timeZone","runs":[{"utc","local"}]}`
+    /// One JSON document
     Json,
 }
 

@@ -296,3 +296,22 @@ async fn what_a_dead_run_left_is_cleared() -> Result<()> {
     ensure!(scene.exec("box", "ls -A /backup").await?.is_empty(), "the volume was not emptied");
     scene.end().await
 }
+
+#[tokio::test]
+async fn a_namespace_that_is_opted_out_and_in_again_backs_up_at_once() -> Result<()> {
+    let scene = Scene::new("dump").await?;
+    scene.pod("box", BUSYBOX, |_| {}).await?;
+    let status = scene.back_up(&scene.job("before", "echo before", |_| {})).await?;
+    ensure!(status.phase == Phase::Succeeded, "{status:?}");
+    // The operator still has a token of this account, which is worth nothing from now on.
+    scene.kubectl(&["delete", "serviceaccount", "backup-runner", "--timeout=30s"]).await?;
+    let run = scene.start("before").await?;
+    let status = scene.ended(&run).await?;
+    ensure!(status.reason.as_deref() == Some("NamespaceNotOptedIn"), "{status:?}");
+    let opt_in = std::fs::read_to_string(scene.installed.cluster.checkout.join("manifests/namespace.yaml"))?;
+    scene.installed.apply(&opt_in, &["-n", &scene.namespace]).await?;
+    let run = scene.start("before").await?;
+    let status = scene.ended(&run).await?;
+    ensure!(status.phase == Phase::Succeeded, "{status:?}");
+    scene.end().await
+}
