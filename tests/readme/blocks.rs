@@ -70,9 +70,9 @@ pub fn plain(text: &str) -> String {
             continue;
         }
         if word.contains(|c: char| c.is_ascii_digit()) {
-            plain.push('#')
+            plain.push('#');
         } else {
-            plain.push_str(&word)
+            plain.push_str(&word);
         }
         word.clear();
         plain.push(character);
