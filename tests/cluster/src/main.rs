@@ -72,7 +72,7 @@ enum Command {
     },
     /// Check and test everything, on the cluster too; ends with `N passed, N failed`
     Test {
-        /// Only tests whose names contain this, and no checks
+        /// Only tests whose own name, or whose file's name, contains this, and no checks
         filter: Option<String>,
     },
     /// Show the main job: a PostgreSQL is backed up by the clock and by hand, and restored into an empty one

@@ -9,6 +9,7 @@
 //! Everything is built for the whole workspace at once: package by package, Cargo would choose other features for the
 //! same dependencies and build them again.
 
+use crate::command::{output, tail};
 use crate::place::Place;
 use crate::process::Record;
 use crate::report::{Report, Stopwatch};
@@ -31,9 +32,11 @@ struct Binary {
     path: PathBuf,
     /// Whether it wants the cluster: it is one of `tests/cluster/tests`.
     cluster: bool,
+    /// Only tests whose name contains this.
+    filter: Option<String>,
 }
 
-/// Runs everything; with a filter, only the tests whose names contain it, and no checks.
+/// Runs everything; with a filter, only the tests whose own name or whose file's name contains it, and no checks.
 pub fn test(place: &Place, report: &Report, filter: Option<&str>) -> ExitCode {
     let mut tally = Tally::default();
     let result = run(place, report, filter, &mut tally);
@@ -58,21 +61,29 @@ fn run(place: &Place, report: &Report, filter: Option<&str>, tally: &mut Tally) 
             check(place, tally, "format", &["fmt", "--all", "--check"])?;
             check(place, tally, "clippy", &["clippy", "--workspace", "--all-targets", "--", "--deny", "warnings"])?;
         }
-        let binaries = build(place, tally)?;
+        let mut binaries = build(place, tally)?;
+        if let Some(filter) = filter {
+            binaries = chosen(binaries, filter)?;
+        }
         for binary in binaries.iter().filter(|binary| !binary.cluster) {
             let mut command = Command::new(&binary.path);
-            suite(tally, &binary.name, command.current_dir(&place.checkout).args(filter))?;
+            suite(tally, &binary.name, command.current_dir(&place.checkout).args(binary.filter.as_deref()))?;
         }
-        let mut examples = cargo(place, &["test", "--workspace", "--doc", "--no-fail-fast", "--quiet"]);
-        suite(tally, "examples in the documentation", examples.arg("--").args(filter))?;
+        if checks {
+            let mut examples = cargo(place, &["test", "--workspace", "--doc", "--no-fail-fast", "--quiet"]);
+            suite(tally, "examples in the documentation", &mut examples)?;
+        }
         beside.join().map_err(|_| anyhow!("the preparation of the cluster panicked"))??;
         Ok::<_, anyhow::Error>(binaries)
     })?;
     if checks {
         deny::check(place, report, tally)?;
     }
+    if !binaries.iter().any(|binary| binary.cluster) {
+        return Ok(());
+    }
     let fresh = up::up(place, report, true)?;
-    let result = cluster(place, &binaries, filter, tally);
+    let result = cluster(place, &binaries, tally);
     if !tally.good() {
         explain(place)?;
     }
@@ -129,19 +140,36 @@ fn build(place: &Place, tally: &mut Tally) -> Result<Vec<Binary>> {
         let rig = package.contains("/tests/cluster#");
         let test = target.kind.iter().any(|kind| kind == "test");
         let name = format!("{} {} ({})", if rig { "rig" } else { "ubo" }, target.name, target.kind.join(", "));
-        binaries.push(Binary { name, path, cluster: rig && test });
+        binaries.push(Binary { name, path, cluster: rig && test, filter: None });
     }
     // Cargo's order is that of its threads; ours is the same each time.
     binaries.sort_by(|one, other| (one.cluster, &one.name).cmp(&(other.cluster, &other.name)));
     Ok(binaries)
 }
 
-fn cluster(place: &Place, binaries: &[Binary], filter: Option<&str>, tally: &mut Tally) -> Result<()> {
+/// Those with something that the filter wants: all of it by the file's name, or tests by their own.
+fn chosen(binaries: Vec<Binary>, filter: &str) -> Result<Vec<Binary>> {
+    let mut chosen = Vec::new();
+    for mut binary in binaries {
+        if !binary.name.contains(filter) {
+            let list = output(Command::new(&binary.path).args(["--list", "--format=terse", filter]))?;
+            if !list.lines().any(|line| line.ends_with(": test")) {
+                continue;
+            }
+            binary.filter = Some(filter.to_owned());
+        }
+        chosen.push(binary);
+    }
+    Ok(chosen)
+}
+
+fn cluster(place: &Place, binaries: &[Binary], tally: &mut Tally) -> Result<()> {
     let variables = status::variables(place)?;
     for binary in binaries.iter().filter(|binary| binary.cluster) {
         let mut command = netns::command(place, &binary.path.display().to_string());
         command.envs(variables.iter().map(|(name, value)| (name, value)));
-        command.current_dir(place.checkout.join("tests/cluster")).arg(CLUSTER_THREADS).args(filter);
+        command.current_dir(place.checkout.join("tests/cluster")).arg(CLUSTER_THREADS);
+        command.args(binary.filter.as_deref());
         suite(tally, &binary.name, &mut command)?;
     }
     Ok(())
@@ -176,7 +204,7 @@ fn cargo(place: &Place, words: &[&str]) -> Command {
 fn explain(place: &Place) -> Result<()> {
     for part in parts::ALL {
         if Record::read(place, part).is_some_and(|record| !record.lives()) {
-            println!("{part} has died meanwhile\n{}", crate::command::tail(&place.log(part)?));
+            println!("{part} has died meanwhile\n{}", tail(&place.log(part)?));
         }
     }
     Ok(())
