@@ -320,7 +320,8 @@ impl World {
             let Ok(run) = RunName::new(run_name(&reference, valid, tick)) else { continue }; // 49 + 14 = 63 characters
             let runs = self.runs.get(&reference);
             let active = runs.into_iter().flatten().any(|(name, other)| *name != run && !phase_of(other).is_final());
-            if active {
+            // The one run of a job without a schedule waits its turn instead: after a skip it would never come.
+            if active && valid.schedule.is_some() {
                 note_handled(&mut job.status, tick);
                 job.status.skipped_runs = Some(job.status.skipped_runs.unwrap_or(0).saturating_add(1));
                 self.index.handled(&reference, tick);

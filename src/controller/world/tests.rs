@@ -227,6 +227,14 @@ fn forbid_skips_the_tick_says_so_and_counts_it() {
 }
 
 #[test]
+fn the_one_run_of_a_job_without_a_schedule_is_not_skipped() {
+    let once = job(|job| drop(job["spec"].as_object_mut().expect("map").remove("schedule")));
+    let busy = run("pg-m1", |run| run["status"] = json!({"phase": "Running"}));
+    let mut world = world(vec![once], vec![busy], "2026-11-24T10:00:05Z");
+    assert_eq!(claims(&decide(&mut world, "2026-11-24T10:00:05Z")), [("pg-once".to_owned(), 0)]);
+}
+
+#[test]
 fn nothing_starts_while_the_policies_are_not_in_force() {
     let mut world = world(vec![job(|_| {})], vec![run("pg-m1", |_| {})], "2026-11-24T10:00:05Z");
     world.set_policy(Some(Failure::new(Reason::AdmissionPolicyMissing, "apply install.yaml again")));
