@@ -61,6 +61,8 @@ const KNOWN_CODES: &[(&str, Reason)] = &[
     ("InvalidToken", Reason::DestinationDenied),
     ("RequestTimeTooSkewed", Reason::DestinationDenied),
     ("SignatureDoesNotMatch", Reason::DestinationDenied),
+    // versitygw's word for InvalidAccessKeyId, with status 404.
+    ("XAdminUserNotFound", Reason::DestinationDenied),
     ("InvalidBucketName", Reason::DestinationNotFound),
     ("NoSuchBucket", Reason::DestinationNotFound),
     ("PermanentRedirect", Reason::DestinationNotFound),
