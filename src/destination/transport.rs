@@ -57,9 +57,9 @@ impl Watch {
     }
 }
 
-/// [`ReqwestTransport`], watched.
-pub(super) struct Transport {
-    inner: ReqwestTransport,
+/// [`ReqwestTransport`], watched (in tests another one).
+pub(super) struct Transport<T = ReqwestTransport> {
+    inner: T,
     watch: Arc<Watch>,
     retry: bool,
 }
@@ -74,7 +74,9 @@ impl Transport {
     pub(super) fn patient(client: reqwest::Client, watch: Arc<Watch>) -> Self {
         Self { inner: ReqwestTransport::new(client), watch, retry: true }
     }
+}
 
+impl<T: HttpTransport> Transport<T> {
     /// One try. An answer is kept in memory where it will be judged here: those of uploads have a few hundred bytes.
     async fn attempt(&self, request: http::Request<Buffer>) -> Result<http::Response<HttpBody>> {
         let sent = request.headers().get(CHECKSUM_HEADER).cloned();
@@ -108,7 +110,7 @@ impl Transport {
     }
 }
 
-impl HttpTransport for Transport {
+impl<T: HttpTransport> HttpTransport for Transport<T> {
     async fn fetch(&self, request: http::Request<Buffer>) -> Result<http::Response<HttpBody>> {
         if !self.retry {
             return self.attempt(request).await;
@@ -119,7 +121,7 @@ impl HttpTransport for Transport {
     }
 }
 
-impl Transport {
+impl<T: HttpTransport> Transport<T> {
     /// The same request until it succeeds, cannot, or was tried often enough.
     async fn tries(&self, request: http::Request<Buffer>) -> Result<http::Response<HttpBody>> {
         let mut tries = 0;
@@ -163,6 +165,41 @@ fn may_pass(status: http::StatusCode) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::atomic::AtomicU32;
+
+    /// Gives one answer for ever, and counts.
+    struct Always(u16, Arc<AtomicU32>);
+
+    impl HttpTransport for Always {
+        async fn fetch(&self, _: http::Request<Buffer>) -> Result<http::Response<HttpBody>> {
+            self.1.fetch_add(1, Ordering::Relaxed);
+            let mut response = http::Response::new(HttpBody::new(futures::stream::iter([]), Some(0)));
+            *response.status_mut() = http::StatusCode::from_u16(self.0).expect("a status");
+            Ok(response)
+        }
+    }
+
+    /// How often a request is tried at a server that gives this answer for ever, and how long it takes.
+    async fn given_up_after(status: u16, reached: bool) -> (u32, Duration) {
+        let (tries, watch) = (Arc::new(AtomicU32::new(0)), Arc::new(Watch::default()));
+        watch.reached.store(reached, Ordering::Relaxed);
+        let transport = Transport { inner: Always(status, Arc::clone(&tries)), watch, retry: true };
+        let start = tokio::time::Instant::now();
+        let answer = transport.fetch(http::Request::new(Buffer::new())).await.expect("the server's last answer");
+        assert_eq!(answer.status(), status);
+        (tries.load(Ordering::Relaxed), start.elapsed())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_server_that_never_can_is_given_up_within_minutes() {
+        let (tries, time) = given_up_after(503, true).await;
+        assert_eq!(tries, PATIENT + 1);
+        assert!((Duration::from_mins(1)..Duration::from_secs(150)).contains(&time), "{time:?}");
+        let (tries, time) = given_up_after(503, false).await;
+        assert_eq!(tries, BRISK + 1);
+        assert!(time < Duration::from_secs(5), "{time:?}");
+        assert_eq!(given_up_after(403, true).await, (1, Duration::ZERO));
+    }
 
     #[test]
     fn all_tries_end_before_the_signature_does() {
