@@ -39,6 +39,8 @@ pub enum Fault {
     /// The request reaches the server whole; client and server are cut off when so many bytes of the answer's body were
     /// passed back. 0: the server did the work, and nobody is told.
     CutAnswerAfter(u64),
+    /// One bit of the request's body is another one when it reaches the server (of a body with a length, not chunked).
+    Corrupt,
     /// Nothing is passed on and nothing answered until [`FaultProxy::release`], [`FaultProxy::cut`] or the end.
     Stall,
 }

@@ -96,4 +96,9 @@ impl S3 {
     pub fn make_bucket(&self, bucket: &str) -> Result<()> {
         s3::make_bucket(&self.endpoint, &self.access_key, &self.secret_key, bucket)
     }
+
+    /// Keys of the multipart uploads that are open below `prefix` of the bucket that is there from the start.
+    pub fn open_uploads(&self, prefix: &str) -> Result<Vec<String>> {
+        s3::open_uploads(&self.endpoint, &self.access_key, &self.secret_key, &self.bucket, prefix)
+    }
 }

@@ -77,7 +77,11 @@ pub(super) fn chunk_size(line: &[u8]) -> Option<u64> {
 
 /// The answer of a server that cannot, as S3 words it. The client shall use the connection again.
 pub(super) fn refusal(status: u16) -> String {
-    let code = if status == 503 { "SlowDown" } else { "InternalError" };
+    let code = match status {
+        403 => "AccessDenied",
+        503 => "SlowDown",
+        _ => "InternalError",
+    };
     let body =
         format!("<?xml version=\"1.0\"?><Error><Code>{code}</Code><Message>by the fault proxy</Message></Error>");
     format!("HTTP/1.1 {status} Fault\r\nContent-Type: application/xml\r\nContent-Length: {}\r\n\r\n{body}", body.len())

@@ -102,7 +102,8 @@ impl Connection<'_> {
             }
             let cut = if let Some(Fault::CutAfter(bytes)) = fault { Some(bytes) } else { None };
             self.carry(&mut text.as_slice(), &mut &*server, Direction::Up, None)?;
-            let sent = self.body(&mut from_client, &mut &*server, Direction::Up, head.request_body(), cut);
+            let mut to_server = Spoiling { to: server, spoil: fault == Some(Fault::Corrupt) };
+            let sent = self.body(&mut from_client, &mut to_server, Direction::Up, head.request_body(), cut);
             match sent {
                 // The server may have answered and closed before it heard all: its answer is passed back.
                 Err(error) if error.kind() == ErrorKind::BrokenPipe => {}
@@ -288,6 +289,27 @@ impl Connection<'_> {
             request.status = Some(status);
         }
         self.shared.changed.notify_all();
+    }
+}
+
+/// Turns one bit of the first byte around, where it is told to.
+struct Spoiling<'a> {
+    to: &'a TcpStream,
+    spoil: bool,
+}
+
+impl Write for Spoiling<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if let (true, Some(first)) = (self.spoil, bytes.first()) {
+            self.to.write_all(&[first ^ 1])?;
+            self.spoil = false;
+            return Ok(1);
+        }
+        self.to.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.to.flush()
     }
 }
 

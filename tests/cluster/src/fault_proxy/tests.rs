@@ -149,6 +149,19 @@ fn the_work_is_done_and_nobody_is_told() {
 }
 
 #[test]
+fn one_bit_is_another_one() {
+    let (address, told) = server();
+    let proxy = FaultProxy::http("127.0.0.1", &address.to_string()).expect("a proxy");
+    proxy.rule(Rule::new(Which::First(1), Fault::Corrupt));
+    let mut client = TcpStream::connect(proxy.address()).expect("a connection");
+    for expected in [&b"`bc"[..], b"abc"] {
+        put(&mut client, "/b/k", b"abc");
+        assert_eq!(status(&mut client), Some(200));
+        assert_eq!(told.recv_timeout(PATIENCE).expect("the request").1, expected);
+    }
+}
+
+#[test]
 fn a_stalled_request_waits_for_its_release() {
     let (address, told) = server();
     let proxy = FaultProxy::http("127.0.0.1", &address.to_string()).expect("a proxy");

@@ -260,18 +260,9 @@ impl Scene {
         .with_context(|| format!("objects and uploads left: {:?}", self.open_uploads()))
     }
 
-    /// Multipart uploads of this test that are open at the server (versitygw keeps each in a folder until it ends).
+    /// Keys of this test's multipart uploads that are open at the server.
     pub fn open_uploads(&self) -> Result<Vec<String>> {
-        let s3 = &self.installed.cluster.s3;
-        let root = s3.folder.join(&s3.bucket).join(".sgwtmp/multipart");
-        let mut open = Vec::new();
-        for object in entries(&root)? {
-            for upload in entries(&object)? {
-                let name = std::fs::read_link(&upload).unwrap_or(upload);
-                open.push(name.display().to_string());
-            }
-        }
-        Ok(open)
+        self.installed.cluster.s3.open_uploads(&format!("{}/", self.namespace))
     }
 
     /// What a command in a pod prints; an exit code other than 0 is an error.
@@ -300,16 +291,6 @@ impl Scene {
     /// Ends the scene. A test that fails leaves its namespace to be looked at.
     pub async fn end(self) -> Result<()> {
         self.installed.remove_namespace(&self.namespace).await
-    }
-}
-
-fn entries(folder: &std::path::Path) -> Result<Vec<std::path::PathBuf>> {
-    match std::fs::read_dir(folder) {
-        Ok(found) => found.map(|entry| Ok(entry?.path())).collect(),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
-        // A plain file where a folder was looked for has nothing in it.
-        Err(error) if error.kind() == std::io::ErrorKind::NotADirectory => Ok(Vec::new()),
-        Err(error) => Err(error.into()),
     }
 }
 
