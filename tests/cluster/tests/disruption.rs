@@ -1,0 +1,305 @@
+//! The operator killed, told to end, cut off from the API server, without its policies, and away for hours.
+//!
+//! Each act changes the operator that all share, so they are played one after the other, whatever `--test-threads` says.
+
+mod installed;
+mod operator;
+mod scene;
+
+use anyhow::{Context, Result, ensure};
+use installed::until;
+use k8s_openapi::api::core::v1::Pod;
+use kube::Api;
+use kube::api::ListParams;
+use operator::Operator;
+use rig::fault_proxy::FaultProxy;
+use scene::{BUSYBOX, Scene, edit, kill_operator, operator_ready};
+use serde_json::json;
+use std::collections::BTreeSet;
+use tokio::sync::Mutex;
+use ubo::api::backup_run::{BackupRun, BackupRunStatus};
+use ubo::run::Phase;
+use ubo::run::ports::phase_of;
+
+static STAGE: Mutex<()> = Mutex::const_new(());
+
+/// Works until it may go, and says which processes it is: every attempt appends its own id to `/tmp/tried`.
+const UNTIL_TOLD: &str = "echo $$ >> /tmp/tried; echo begun; until test -e /tmp/go; do sleep 1; done; echo whole";
+/// The same by way of a directory, which must be as new for each attempt.
+const IN_A_DIRECTORY: &str = "echo $$ >> /tmp/tried; test ! -e /backup/part || exit 9; echo begun > /backup/part; until \
+                              test -e /tmp/go; do sleep 1; done; echo whole > /backup/dump";
+
+/// A scene with a pod `box`.
+async fn scene() -> Result<Scene> {
+    let scene = Scene::new("disruption").await?;
+    scene.pod("box", BUSYBOX, |_| {}).await?;
+    Ok(scene)
+}
+
+/// Waits until so many attempts have begun in the pod.
+async fn begun(scene: &Scene, attempts: usize) -> Result<()> {
+    until(&format!("attempt {attempts} to begin in the pod"), || async {
+        let tried = scene.exec("box", "cat /tmp/tried 2> /dev/null || true").await?;
+        Ok((tried.lines().count() >= attempts).then_some(()))
+    })
+    .await
+}
+
+/// Waits until the process of an attempt (counted from 1) has gone from the pod.
+async fn gone(scene: &Scene, attempt: usize) -> Result<()> {
+    let look = format!("kill -0 $(sed -n {attempt}p /tmp/tried) 2> /dev/null && echo there || true");
+    until(&format!("the process of attempt {attempt} to be gone"), || async {
+        Ok(scene.exec("box", &look).await?.trim().is_empty().then_some(()))
+    })
+    .await
+}
+
+async fn may_go(scene: &Scene) -> Result<()> {
+    scene.exec("box", "touch /tmp/go").await.map(drop)
+}
+
+fn reasons(status: &BackupRunStatus) -> Vec<&str> {
+    status.attempts.iter().map(|attempt| attempt.reason.as_deref().unwrap_or("open")).collect()
+}
+
+/// The manifests at the destination: each is a backup.
+async fn manifests(scene: &Scene) -> Result<Vec<String>> {
+    Ok(scene.objects().await?.into_iter().filter(|key| key.ends_with("/manifest.json")).collect())
+}
+
+async fn runs(scene: &Scene) -> Result<Vec<BackupRun>> {
+    let api: Api<BackupRun> = scene.api();
+    Ok(api.list(&ListParams::default()).await?.items)
+}
+
+#[tokio::test]
+async fn a_kill_in_mid_run_costs_an_attempt_and_nothing_else() -> Result<()> {
+    let _alone = STAGE.lock().await;
+    let scene = scene().await?;
+    let job =
+        scene.job("survivor", IN_A_DIRECTORY, |job| edit(job, "spec.retry", json!({"limit": 2, "backoffSeconds": 1})));
+    scene.apply(&job).await?;
+    begun(&scene, 1).await?;
+    kill_operator(&scene.installed).await?;
+    // The second attempt finds a directory that holds nothing of the first one (or ends with 9).
+    begun(&scene, 2).await?;
+    gone(&scene, 1).await?;
+    may_go(&scene).await?;
+    let status = scene.ended("survivor-once").await?;
+    ensure!(status.phase == Phase::Succeeded && reasons(&status) == ["OperatorRestarted", "Succeeded"], "{status:?}");
+    let executors: BTreeSet<_> = status.attempts.iter().map(|attempt| attempt.executor.as_deref()).collect();
+    ensure!(executors.len() == 2, "both attempts by one process: {status:?}");
+    let backups = manifests(&scene).await?;
+    ensure!(backups.len() == 1 && backups[0].contains("-2/"), "{backups:?}");
+    ensure!(runs(&scene).await?.len() == 1, "the run was doubled");
+    scene.exec("box", "test ! -e /backup/part && test ! -e /backup/dump").await?;
+    scene.end().await
+}
+
+#[tokio::test]
+async fn three_kills_end_the_run_and_leave_no_half_backup() -> Result<()> {
+    let _alone = STAGE.lock().await;
+    let scene = scene().await?;
+    let job =
+        scene.job("unlucky", IN_A_DIRECTORY, |job| edit(job, "spec.retry", json!({"limit": 2, "backoffSeconds": 1})));
+    scene.apply(&job).await?;
+    for attempt in 1..=3 {
+        begun(&scene, attempt).await?;
+        kill_operator(&scene.installed).await?;
+    }
+    let status = scene.ended("unlucky-once").await?;
+    ensure!(status.phase == Phase::Failed && status.reason.as_deref() == Some("OperatorRestarted"), "{status:?}");
+    ensure!(reasons(&status) == ["OperatorRestarted"; 3], "{status:?}");
+    ensure!(manifests(&scene).await?.is_empty(), "a half backup is listed");
+    // Nobody is left who could clean up but the wrapper itself.
+    for attempt in 1..=3 {
+        gone(&scene, attempt).await?;
+    }
+    until("the directory to be empty", || async {
+        Ok(scene.exec("box", "ls -A /backup 2> /dev/null || true").await?.trim().is_empty().then_some(()))
+    })
+    .await?;
+    scene.end().await
+}
+
+#[tokio::test]
+async fn an_operator_told_to_end_waits_for_what_is_at_work_and_begins_nothing() -> Result<()> {
+    let _alone = STAGE.lock().await;
+    let scene = scene().await?;
+    scene.apply(&scene.job("patient", UNTIL_TOLD, |_| {})).await?;
+    begun(&scene, 1).await?;
+    let installed = &scene.installed;
+    installed.kubectl(&["-n", "backup-system", "rollout", "restart", "deployment/operator"], "").await?;
+    let pods: Api<Pod> = Api::namespaced(installed.admin.clone(), "backup-system");
+    until("the operator to be told to end", || async {
+        let pods = pods.list(&ListParams::default().labels("app.kubernetes.io/name=ubo")).await?;
+        Ok(pods.items.iter().any(|pod| pod.metadata.deletion_timestamp.is_some()).then_some(()))
+    })
+    .await?;
+    let late = scene.start("patient").await?;
+    may_go(&scene).await?;
+    let status = scene.ended("patient-once").await?;
+    ensure!(status.phase == Phase::Succeeded && status.attempts.len() == 1, "{status:?}");
+    operator_ready(installed).await?;
+    let second = scene.ended(&late).await?;
+    ensure!(second.phase == Phase::Succeeded && second.attempts.len() == 1, "{second:?}");
+    ensure!(second.executor != status.executor, "begun by an operator that was to end: {second:?}");
+    scene.end().await
+}
+
+#[tokio::test]
+async fn a_stream_that_is_cut_is_no_backup_and_the_next_attempt_is() -> Result<()> {
+    let _alone = STAGE.lock().await;
+    let scene = scene().await?;
+    let cluster = &scene.installed.cluster;
+    let proxy = FaultProxy::tcp(&cluster.node, &cluster.api)?;
+    let operator = Operator::behind(&scene.installed, proxy.address()).await?;
+    let cut = async {
+        let job =
+            scene.job("cut", IN_A_DIRECTORY, |job| edit(job, "spec.retry", json!({"limit": 1, "backoffSeconds": 1})));
+        scene.apply(&job).await?;
+        begun(&scene, 1).await?;
+        ensure!(proxy.seen().open > 0, "the operator does not go through the proxy");
+        proxy.cut();
+        begun(&scene, 2).await?;
+        gone(&scene, 1).await?;
+        may_go(&scene).await?;
+        let status = scene.ended("cut-once").await?;
+        ensure!(status.phase == Phase::Succeeded && reasons(&status) == ["StreamCut", "Succeeded"], "{status:?}");
+        let executors: BTreeSet<_> = status.attempts.iter().map(|attempt| attempt.executor.as_deref()).collect();
+        ensure!(executors.len() == 1, "the operator did not survive the cut: {status:?}");
+        let backups = manifests(&scene).await?;
+        ensure!(backups.len() == 1 && backups[0].contains("-2/"), "{backups:?}");
+        // Of the first attempt nothing lies at the destination, since the operator lived on.
+        let rest: Vec<_> = scene.objects().await?.into_iter().filter(|key| key.contains("-1/")).collect();
+        ensure!(rest.is_empty(), "{rest:?}");
+        Ok(())
+    };
+    let result = cut.await;
+    operator.restored().await?;
+    result?;
+    scene.end().await
+}
+
+#[tokio::test]
+async fn without_the_policies_nothing_is_claimed_or_begun() -> Result<()> {
+    const POLICY: &str = "validatingadmissionpolicy/backupjobs-act-as-requester";
+    const BINDING: &str = "validatingadmissionpolicybinding/backupruns-claims";
+    let _alone = STAGE.lock().await;
+    let scene = scene().await?;
+    let installed = &scene.installed;
+    let printed = ubo::install::manifests("localhost/ubo:dev")?;
+    let operator = Operator::now(installed).await?;
+    let harm: [&[&str]; 3] = [
+        &["delete", POLICY],
+        &["delete", BINDING],
+        &["patch", POLICY, "--type=merge", "-p", r#"{"spec":{"failurePolicy":"Ignore"}}"#],
+    ];
+    let mut names: Vec<String> = Vec::new();
+    for (number, arguments) in harm.iter().enumerate() {
+        installed.kubectl(arguments, "").await?;
+        let told = async {
+            let name = format!("guarded-{number}");
+            scene.apply(&scene.job(&name, "echo x", |_| {})).await?;
+            scene
+                .job_until(&name, "to be told that it may not run", |job| is_not_ready(job, "AdmissionPolicyMissing"))
+                .await?;
+            // Not only the new one.
+            for earlier in &names {
+                scene.job_until(earlier, "to be told, too", |job| is_not_ready(job, "AdmissionPolicyMissing")).await?;
+            }
+            names.push(name.clone());
+            let (status, said) = operator.get("/readyz").await?;
+            ensure!(status == 503 && said.contains("[-] admission-policies"), "{status}: {said}");
+            let name_of_it = arguments[1].rsplit('/').next().unwrap_or_default();
+            ensure!(said.contains(name_of_it) && said.contains("ubo install"), "{said}");
+            let by_hand = scene.start(&name).await?;
+            Ok([format!("{name}-once"), by_hand])
+        };
+        let told = told.await;
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "what the API server's clock says is compared with it: one machine"
+        )]
+        let before = chrono::Utc::now();
+        installed.apply(&printed, &[]).await?;
+        for run in told? {
+            let ended = scene.ended(&run).await?;
+            ensure!(ended.phase == Phase::Succeeded, "{ended:?}");
+            let start = ended.start_time.context("a start")?;
+            // Times in a status are whole seconds.
+            ensure!(start.0.as_second() >= before.timestamp(), "{run} was begun at {start:?}, without the policies");
+        }
+        let (status, said) = operator.get("/readyz").await?;
+        ensure!(status == 200, "{status}: {said}");
+    }
+    scene.end().await
+}
+
+fn is_not_ready(job: &ubo::api::backup_job::BackupJob, reason: &str) -> bool {
+    let conditions = job.status.iter().flat_map(|status| &status.conditions);
+    conditions.into_iter().any(|c| c.type_ == "Ready" && c.status == "False" && c.reason == reason)
+}
+
+#[tokio::test]
+#[expect(clippy::disallowed_methods, reason = "ticks are relative to the operator's clock: one machine")]
+async fn after_hours_away_the_latest_tick_runs_once_and_is_not_doubled() -> Result<()> {
+    use chrono::{TimeDelta, Timelike, Utc};
+    let _alone = STAGE.lock().await;
+    let scene = scene().await?;
+    let installed = &scene.installed;
+    let operator = Operator::now(installed).await?;
+    operator.scale(installed, 0).await?;
+
+    // Due every hour, the last time a few minutes ago: no tick falls into the test.
+    let latest = Utc::now() - TimeDelta::minutes(5);
+    let schedule = format!("{} * * * *", latest.minute());
+    let job = scene.job("away", UNTIL_TOLD, |job| {
+        edit(job, "spec.schedule", json!(schedule));
+        edit(job, "spec.retry", json!({"limit": 1, "backoffSeconds": 1}));
+    });
+    scene.apply(&job).await?;
+    let anchor = (Utc::now() - TimeDelta::hours(7)).format("%Y-%m-%dT%H:%M:%SZ").to_string();
+    let since = json!({"status": {"scheduleAnchor": {"time": anchor, "schedule": schedule, "suspend": false}}});
+    let path = format!("/apis/backup.javy.dev/v1/namespaces/{}/backupjobs/away/status", scene.namespace);
+    let as_operator = installed.operator().await?;
+    ensure!(as_operator.merge(&path, &since).await?.is_ok(), "the operator may not write its own status");
+
+    let operator = operator.scale(installed, 1).await?;
+    begun(&scene, 1).await?;
+    let name = latest.format("away-%Y%m%d-%H%M").to_string();
+    let all: Vec<_> = runs(&scene).await?.into_iter().filter_map(|run| run.metadata.name).collect();
+    ensure!(all == [name.clone()], "{all:?} instead of the latest tick alone, {name}");
+
+    // Killed with the tick claimed and at work: taken up again under the same name.
+    kill_operator(installed).await?;
+    begun(&scene, 2).await?;
+    may_go(&scene).await?;
+    let status = scene.ended(&name).await?;
+    ensure!(reasons(&status) == ["OperatorRestarted", "Succeeded"], "{status:?}");
+    let handled = scene
+        .job_until("away", "to have handled the tick", |job| {
+            job.status.as_ref().is_some_and(|status| status.last_schedule_time.is_some())
+        })
+        .await?;
+    let handled = handled.status.and_then(|status| status.last_schedule_time).context("a time")?;
+    ensure!(handled.0.as_second() == latest.timestamp() - i64::from(latest.second()), "{handled:?}");
+
+    // Killed between the claim and the note of it: the tick is claimed again, and found to be taken.
+    let operator = Operator::now(installed).await.unwrap_or(operator);
+    operator.scale(installed, 0).await?;
+    let forgotten = json!({"status": {"lastScheduleTime": null, "scheduleAnchor": {"time": anchor}}});
+    ensure!(as_operator.merge(&path, &forgotten).await?.is_ok(), "the operator may not write its own status");
+    operator.scale(installed, 1).await?;
+    scene
+        .job_until("away", "to know of the tick again", |job| {
+            job.status.as_ref().is_some_and(|status| status.last_schedule_time.is_some())
+        })
+        .await?;
+    let all = runs(&scene).await?;
+    ensure!(all.len() == 1 && all.iter().all(|run| phase_of(run) == Phase::Succeeded), "{all:?}");
+    let attempts = all[0].status.as_ref().map_or(0, |status| status.attempts.len());
+    ensure!(attempts == 2, "the tick ran again: {all:?}");
+    ensure!(manifests(&scene).await?.len() == 1, "two backups of one tick");
+    scene.end().await
+}

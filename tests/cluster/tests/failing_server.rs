@@ -1,0 +1,185 @@
+//! The S3 server as backups meet it: refusing, broken off in the middle, or not there.
+//!
+//! What may pass by itself must not be noticed; what a person has to mend is said at once and not tried again; and
+//! whatever happens, nothing is left at the server that is not a backup.
+
+mod installed;
+mod scene;
+#[path = "../../destinations/suite.rs"]
+mod suite;
+mod through;
+
+use anyhow::{Context, Result, ensure};
+use futures::future::try_join_all;
+use rig::fault_proxy::{Fault, Rule, Which};
+use scene::{BUSYBOX, Scene, edit};
+use serde_json::json;
+use std::collections::BTreeMap;
+use through::{DATA, is_whole, job_through, proxy, with_data};
+use ubo::destination::address::Address;
+use ubo::destination::build::build;
+use ubo::run::Phase;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_passes_by_itself_is_not_noticed() -> Result<()> {
+    let (scene, digest) = with_data(40_000_000).await?;
+    let part = |which, fault| Rule::new(which, fault).method("PUT").containing("partNumber=");
+    let cases = [
+        ("some-503", part(Which::EveryNth(3), Fault::Status(503))),
+        ("cut-in-a-part", part(Which::Nth(2), Fault::CutAfter(3_000_000))),
+        ("no-answer-to-a-part", part(Which::Nth(3), Fault::CutAnswerAfter(0))),
+        (
+            "no-answer-at-the-end",
+            Rule::new(Which::First(1), Fault::CutAnswerAfter(0)).method("POST").containing("uploadId="),
+        ),
+        (
+            "half-a-manifest",
+            Rule::new(Which::First(1), Fault::CutAnswerAfter(20)).method("GET").containing("manifest.json"),
+        ),
+        ("manifest-503", Rule::new(Which::First(2), Fault::Status(503)).method("PUT").containing("manifest.json")),
+    ];
+    let runs = cases.into_iter().map(|(name, rule)| {
+        let (scene, digest) = (&scene, &digest);
+        async move {
+            let proxy = proxy(scene)?;
+            proxy.rule(rule);
+            let status = scene.back_up(&job_through(scene, name, DATA, &proxy.endpoint())).await?;
+            ensure!(proxy.seen().faults > 0, "{name}: nothing went wrong");
+            ensure!(status.attempts.len() == 1, "{name}: {status:?}");
+            is_whole(scene, &status, digest).await.context(name)
+        }
+    });
+    try_join_all(runs).await?;
+    ensure!(scene.open_uploads()?.is_empty(), "uploads left: {:?}", scene.open_uploads());
+    scene.end().await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_part_that_arrives_as_another_one_is_refused_and_the_run_tried_again() -> Result<()> {
+    let (scene, digest) = with_data(20_000_000).await?;
+    let proxy = proxy(&scene)?;
+    proxy.rule(Rule::new(Which::Nth(2), Fault::Corrupt).method("PUT").containing("partNumber="));
+    let mut job = job_through(&scene, "spoilt", DATA, &proxy.endpoint());
+    edit(&mut job, "spec.retry", json!({"limit": 1, "backoffSeconds": 1}));
+    let status = scene.back_up(&job).await?;
+    let reasons: Vec<_> = status.attempts.iter().filter_map(|attempt| attempt.reason.as_deref()).collect();
+    ensure!(reasons == ["DestinationMismatch", "Succeeded"], "{status:?}");
+    is_whole(&scene, &status, &digest).await?;
+    // Of the first attempt nothing is there.
+    let objects = scene.objects().await?;
+    ensure!(!objects.iter().any(|key| key.contains("-1/")), "{objects:?}");
+    ensure!(scene.open_uploads()?.is_empty(), "uploads left: {:?}", scene.open_uploads());
+    scene.end().await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_refusal_in_mid_upload_ends_the_command_and_aborts_the_upload() -> Result<()> {
+    let (scene, _) = with_data(10_000_000).await?;
+    let proxy = proxy(&scene)?;
+    proxy.rule(Rule::new(Which::Nth(3), Fault::Status(403)).method("PUT").containing("partNumber="));
+    let mut job = job_through(&scene, "refused", "while cat /tmp/data; do :; done", &proxy.endpoint());
+    edit(&mut job, "spec.retry", json!({"limit": 3, "backoffSeconds": 1}));
+    let status = scene.back_up(&job).await?;
+    ensure!(status.phase == Phase::Failed && status.attempts.len() == 1, "{status:?}");
+    ensure!(status.reason.as_deref() == Some("DestinationDenied"), "{status:?}");
+    scene.nothing_left().await?;
+    let requests = proxy.seen().requests;
+    let aborted = requests.iter().any(|request| request.method == "DELETE" && request.target.contains("uploadId="));
+    ensure!(aborted, "the upload was not aborted: {requests:?}");
+    scene.no_process("box", "/tmp/data").await?;
+    scene.end().await
+}
+
+#[tokio::test]
+async fn a_server_that_cannot_is_tried_again_within_its_limits() -> Result<()> {
+    let scene = Scene::new("destination").await?;
+    scene.pod("box", BUSYBOX, |_| {}).await?;
+    let proxy = proxy(&scene)?;
+    proxy.rule(Rule::new(Which::All, Fault::Status(503)));
+    let mut job = job_through(&scene, "unwilling", "echo never read", &proxy.endpoint());
+    edit(&mut job, "spec.retry", json!({"limit": 1, "backoffSeconds": 1}));
+    let status = scene.back_up(&job).await?;
+    let reasons: Vec<_> = status.attempts.iter().filter_map(|attempt| attempt.reason.as_deref()).collect();
+    ensure!(reasons == ["DestinationUnavailable"; 2] && status.phase == Phase::Failed, "{status:?}");
+    let message = status.message.unwrap_or_default();
+    ensure!(message.contains("several times") && !message.contains("by the fault proxy"), "{message}");
+    scene.nothing_left().await?;
+    scene.end().await
+}
+
+#[tokio::test]
+async fn what_a_person_must_mend_is_said_at_once_and_not_tried_again() -> Result<()> {
+    let scene = Scene::new("destination").await?;
+    scene.pod("box", BUSYBOX, |_| {}).await?;
+    let keys = scene.keys();
+    let without = |gone: &str| -> BTreeMap<_, _> { keys.clone().into_iter().filter(|(key, _)| key != gone).collect() };
+    let mut wrong = keys.clone();
+    wrong.insert("AWS_SECRET_ACCESS_KEY".to_owned(), "not-the-key".to_owned());
+    let mut stranger = keys.clone();
+    stranger.insert("AWS_ACCESS_KEY_ID".to_owned(), "nobody".to_owned());
+    scene.secret("wrong", &wrong).await?;
+    scene.secret("stranger", &stranger).await?;
+    scene.secret("no-id", &without("AWS_ACCESS_KEY_ID")).await?;
+    scene.secret("no-key", &without("AWS_SECRET_ACCESS_KEY")).await?;
+    let bucket = format!("s3://no-bucket-{}/x", scene.namespace);
+    let cases: [(&str, &str, &str, &str, &[&str]); 6] = [
+        ("wrong-key", "destination.secretRef", "wrong", "DestinationDenied", &["SignatureDoesNotMatch", "secret key"]),
+        ("stranger", "destination.secretRef", "stranger", "DestinationDenied", &["XAdminUserNotFound", "access key"]),
+        ("no-bucket", "destination.uri", &bucket, "DestinationNotFound", &["no-bucket-", "create it"]),
+        ("no-secret", "destination.secretRef", "nowhere", "SecretNotFound", &["Secret nowhere", &scene.namespace]),
+        ("no-id", "destination.secretRef", "no-id", "SecretKeyMissing", &["AWS_ACCESS_KEY_ID is missing"]),
+        ("no-key", "destination.secretRef", "no-key", "SecretKeyMissing", &["AWS_SECRET_ACCESS_KEY is missing"]),
+    ];
+    let runs = cases.into_iter().map(|(name, field, value, reason, words)| {
+        let scene = &scene;
+        async move {
+            let job = scene.job(name, "echo x", |job| {
+                edit(job, &format!("spec.{field}"), json!(value));
+                edit(job, "spec.retry", json!({"limit": 5, "backoffSeconds": 1}));
+            });
+            let status = scene.back_up(&job).await?;
+            ensure!(status.phase == Phase::Failed && status.reason.as_deref() == Some(reason), "{name}: {status:?}");
+            ensure!(status.attempts.len() == 1, "{name} was tried again: {status:?}");
+            let message = status.message.unwrap_or_default();
+            ensure!(words.iter().all(|word| message.contains(word)), "{name}: {message}");
+            ensure!(!message.contains("not-the-key"), "{name}: {message}");
+            let said = scene
+                .job_until(name, "to say so", |job| {
+                    job.status.as_ref().is_some_and(|status| status.message.as_deref() == Some(&message))
+                })
+                .await?;
+            ensure!(said.status.is_some_and(|status| status.consecutive_failures == Some(1)), "{name}");
+            Ok(())
+        }
+    });
+    try_join_all(runs).await?;
+    scene.nothing_left().await?;
+    scene.end().await
+}
+
+#[tokio::test]
+async fn a_server_that_is_not_there_is_named() -> Result<()> {
+    let scene = Scene::new("destination").await?;
+    scene.pod("box", BUSYBOX, |_| {}).await?;
+    // An address on the node where nobody listens any more.
+    let address = proxy(&scene)?.address();
+    let status = scene.back_up(&job_through(&scene, "nobody", "echo x", &format!("http://{address}"))).await?;
+    ensure!(status.phase == Phase::Failed, "{status:?}");
+    ensure!(status.reason.as_deref() == Some("DestinationUnavailable"), "{status:?}");
+    let message = status.message.unwrap_or_default();
+    ensure!(message.contains("refused") && message.contains("Check the endpoint"), "{message}");
+    scene.nothing_left().await?;
+    scene.end().await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_flaky_server_keeps_what_every_destination_promises() -> Result<()> {
+    let scene = Scene::new("destination").await?;
+    let proxy = proxy(&scene)?;
+    proxy.rule(Rule::new(Which::EveryNth(7), Fault::Status(503)));
+    let options = BTreeMap::from([("endpoint".to_owned(), proxy.endpoint())]);
+    suite::suite(build(&Address::parse(&scene.uri())?, &options, &scene.keys())?).await;
+    ensure!(proxy.seen().faults > 3, "nothing went wrong");
+    ensure!(scene.open_uploads()?.is_empty(), "uploads left: {:?}", scene.open_uploads());
+    scene.end().await
+}

@@ -1,0 +1,103 @@
+//! The operator's own pod and Deployment, as tests look at and change them.
+
+#![allow(dead_code, unreachable_pub, reason = "part of each test binary, which uses a part of it")]
+
+use super::installed::{Installed, until};
+use super::scene::operator_ready;
+use anyhow::{Context, Result};
+use k8s_openapi::api::core::v1::Pod;
+use kube::api::ListParams;
+use kube::{Api, Client};
+use std::net::SocketAddr;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+/// Selects the operator's pods.
+const PODS: &str = "app.kubernetes.io/name=ubo";
+const DEPLOYMENT: &str = "deployment/operator";
+
+/// The operator that runs now.
+pub struct Operator {
+    client: Client,
+}
+
+impl Operator {
+    /// A ready one.
+    pub async fn now(installed: &Installed) -> Result<Self> {
+        operator_ready(installed).await?;
+        Ok(Self { client: installed.admin.clone() })
+    }
+
+    /// Restarts it so that it reaches the API server through `proxy`.
+    pub async fn behind(installed: &Installed, proxy: SocketAddr) -> Result<Behind<'_>> {
+        let host = format!("KUBERNETES_SERVICE_HOST={}", proxy.ip());
+        let port = format!("KUBERNETES_SERVICE_PORT={}", proxy.port());
+        let behind = Behind { installed };
+        let set = async {
+            kubectl(installed, &["set", "env", DEPLOYMENT, &host, &port]).await?;
+            rolled_out(installed).await
+        };
+        if let Err(error) = set.await {
+            behind.restored().await?;
+            return Err(error);
+        }
+        Ok(behind)
+    }
+
+    /// Changes the number of replicas, and waits until it is so.
+    pub async fn scale(&self, installed: &Installed, replicas: usize) -> Result<Self> {
+        kubectl(installed, &["scale", DEPLOYMENT, &format!("--replicas={replicas}")]).await?;
+        if replicas > 0 {
+            return Self::now(installed).await;
+        }
+        let pods = self.pods();
+        until("the operator to be gone", || async {
+            Ok(pods.list(&ListParams::default().labels(PODS)).await?.items.is_empty().then_some(()))
+        })
+        .await?;
+        Ok(Self { client: self.client.clone() })
+    }
+
+    /// Status and body of a GET at its admin port, straight from the pod: also when it is not ready.
+    pub async fn get(&self, path: &str) -> Result<(u16, String)> {
+        let pods = self.pods().list(&ListParams::default().labels(PODS)).await?.items;
+        let running = pods.into_iter().filter(|pod| pod.metadata.deletion_timestamp.is_none());
+        let address = running.filter_map(|pod| pod.status?.pod_ip).next().context("no operator")?;
+        let mut stream = TcpStream::connect((address.as_str(), 8080)).await?;
+        stream
+            .write_all(format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n").as_bytes())
+            .await?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await?;
+        let status = answer.split(' ').nth(1).and_then(|word| word.parse().ok()).context("no status")?;
+        let body = answer.split_once("\r\n\r\n").map_or("", |(_, body)| body);
+        Ok((status, body.to_owned()))
+    }
+
+    fn pods(&self) -> Api<Pod> {
+        Api::namespaced(self.client.clone(), "backup-system")
+    }
+}
+
+/// An operator that talks to the API server through a proxy.
+pub struct Behind<'a> {
+    installed: &'a Installed,
+}
+
+impl Behind<'_> {
+    /// Lets it talk to the API server directly again.
+    pub async fn restored(self) -> Result<()> {
+        let unset = ["set", "env", DEPLOYMENT, "KUBERNETES_SERVICE_HOST-", "KUBERNETES_SERVICE_PORT-"];
+        kubectl(self.installed, &unset).await?;
+        rolled_out(self.installed).await
+    }
+}
+
+async fn rolled_out(installed: &Installed) -> Result<()> {
+    kubectl(installed, &["rollout", "status", DEPLOYMENT, "--timeout=60s"]).await?;
+    operator_ready(installed).await
+}
+
+async fn kubectl(installed: &Installed, arguments: &[&str]) -> Result<()> {
+    installed.kubectl(&[&["-n", "backup-system"], arguments].concat(), "").await.map(drop)
+}
