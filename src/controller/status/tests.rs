@@ -19,7 +19,7 @@ fn job(suspend: bool) -> BackupJob {
     .expect("a job")
 }
 
-fn run(name: &str, status: Value) -> Arc<BackupRun> {
+fn run(name: &str, status: &Value) -> Arc<BackupRun> {
     let run = json!({
         "apiVersion": "backup.javy.dev/v1", "kind": "BackupRun",
         "metadata": {"name": name, "namespace": "default", "creationTimestamp": "2026-11-24T09:00:00Z"},
@@ -48,8 +48,8 @@ fn phase(readiness: &Readiness, runs: &[Arc<BackupRun>], suspend: bool) -> Optio
 #[test]
 fn the_phase_is_the_first_that_holds() {
     let refused = Readiness::NotReady(Failure::new(Reason::InvalidSchedule, "x"));
-    let working = || run("pg-m2", json!({"phase": "Running", "startTime": "2026-11-24T11:00:00Z"}));
-    let waiting = || run("pg-m3", json!({"phase": "Pending"}));
+    let working = || run("pg-m2", &json!({"phase": "Running", "startTime": "2026-11-24T11:00:00Z"}));
+    let waiting = || run("pg-m3", &json!({"phase": "Pending"}));
     let failed = || ended("pg-m1", "2026-11-24T10:00:00Z", "Failed");
     let ready = Readiness::Ready;
     assert_eq!(phase(&refused, &[working()], true), Some(JobPhase::NotReady));

@@ -62,7 +62,7 @@ impl Operator {
     pub async fn get(&self, path: &str) -> Result<(u16, String)> {
         let pods = self.pods().list(&ListParams::default().labels(PODS)).await?.items;
         let running = pods.into_iter().filter(|pod| pod.metadata.deletion_timestamp.is_none());
-        let address = running.filter_map(|pod| pod.status?.pod_ip).next().context("no operator")?;
+        let address = running.find_map(|pod| pod.status?.pod_ip).context("no operator")?;
         let mut stream = TcpStream::connect((address.as_str(), 8080)).await?;
         stream
             .write_all(format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n").as_bytes())
