@@ -31,7 +31,7 @@ fn run(name: &str, status: &Value) -> Arc<BackupRun> {
 fn ended(name: &str, start: &str, phase: &str) -> Arc<BackupRun> {
     run(
         name,
-        json!({"phase": phase, "startTime": start, "message": format!("{name} is {phase}"), "reason": "CommandFailed",
+        &json!({"phase": phase, "startTime": start, "message": format!("{name} is {phase}"), "reason": "CommandFailed",
                      "exitCode": i32::from(phase != "Succeeded"), "bytesStored": 2048}),
     )
 }

@@ -61,7 +61,7 @@ impl Operator {
     /// Status and body of a GET at its admin port, straight from the pod: also when it is not ready.
     pub async fn get(&self, path: &str) -> Result<(u16, String)> {
         let pods = self.pods().list(&ListParams::default().labels(PODS)).await?.items;
-        let running = pods.into_iter().filter(|pod| pod.metadata.deletion_timestamp.is_none());
+        let mut running = pods.into_iter().filter(|pod| pod.metadata.deletion_timestamp.is_none());
         let address = running.find_map(|pod| pod.status?.pod_ip).context("no operator")?;
         let mut stream = TcpStream::connect((address.as_str(), 8080)).await?;
         stream
