@@ -56,6 +56,8 @@ pub async fn operate(args: &OperatorArgs) -> Result<(), Failure> {
     })?;
     // A watch says something at least every minute (bookmarks); one that does not is on a dead connection.
     config.read_timeout = Some(WATCH_SILENCE);
+    // kube's own policy tries for up to hours, unseen; whoever asks here tries again himself, at his pace and within limits.
+    config.default_retry = false;
     let client = Client::try_from(config.clone()).map_err(|error| unreachable_cluster(&error))?;
     let cluster_id = tokio::select! {
         () = &mut told => return Ok(()), // nothing is at work yet
