@@ -112,7 +112,7 @@ impl Controller {
             let wait = self.wait();
             tokio::select! {
                 () = stop.cancelled() => break,
-                ended = self.supervisor.ended() => self.world.touch(&ended.namespace, &ended.name),
+                (run, over) = self.supervisor.ended() => self.world.task_ended(&run, over),
                 signal = self.signals.recv() => match signal {
                     Some(signal) => self.take(signal),
                     None => break,

@@ -81,6 +81,8 @@ pub struct World {
     policy: Option<Failure>,
     dirty: BTreeSet<JobRef>,
     counted: HashSet<String>,
+    /// UIDs of runs that this process has brought to their end: the watch may not show it yet.
+    over: HashSet<String>,
     synced: bool,
     pending: Vec<Action>,
     /// When to look at a BackupJob again although nothing happened to it.
@@ -176,6 +178,7 @@ impl World {
     pub fn delete_run(&mut self, run: &BackupRun) {
         let Some((key, job)) = run_identity(run) else { return };
         self.counted.remove(key.uid.as_str());
+        self.over.remove(key.uid.as_str());
         if let Some(runs) = self.runs.get_mut(&job) {
             if runs.get(&key.name).is_some_and(|known| known.metadata.uid == run.metadata.uid) {
                 runs.remove(&key.name);
@@ -302,11 +305,14 @@ impl World {
         actions
     }
 
-    /// A run of this job is to be looked at again (its task has ended).
-    pub fn touch(&mut self, namespace: &Namespace, run: &RunName) {
-        let found = self.runs.iter().find(|(job, runs)| job.namespace == *namespace && runs.contains_key(run));
+    /// A run's task has ended; `over` says whether the run has, too.
+    pub fn task_ended(&mut self, run: &RunKey, over: bool) {
+        let found = self.runs.iter().find(|(job, runs)| job.namespace == run.namespace && runs.contains_key(&run.name));
         if let Some((job, _)) = found {
             self.dirty.insert(job.clone());
+            if over {
+                self.over.insert(run.uid.as_str().to_owned());
+            }
         }
     }
 
@@ -364,6 +370,9 @@ impl World {
             let Some((key, _)) = run_identity(run) else { continue };
             let deleted = run.metadata.deletion_timestamp.as_ref().map(from_time);
             let at_work = has_task(&key);
+            if self.over.contains(key.uid.as_str()) && !phase_of(run).is_final() {
+                continue; // our last write is on its way through the watch
+            }
             if phase_of(run).is_final() || deleted.is_some_and(|since| now - since > FINALIZER_LIMIT) {
                 let ours = run.metadata.finalizers.iter().flatten().any(|finalizer| finalizer == FINALIZER_RUN);
                 let given_up = !phase_of(run).is_final();

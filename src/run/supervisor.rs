@@ -22,7 +22,7 @@ pub struct Supervisor {
     shared: Arc<Shared>,
     active: HashMap<RunKey, Active>,
     count: Arc<AtomicUsize>,
-    tasks: JoinSet<RunKey>,
+    tasks: JoinSet<(RunKey, bool)>,
 }
 
 impl Supervisor {
@@ -62,10 +62,11 @@ impl Supervisor {
         let task = RunTask::new(Arc::clone(&self.shared), key.clone(), run, job, cancel);
         self.tasks.spawn(async move {
             // A panic must not leave the entry behind, so the run's own future is a task of its own.
-            if let Err(fault) = tokio::spawn(task.live()).await {
+            let over = tokio::spawn(task.live()).await.unwrap_or_else(|fault| {
                 tracing::error!(run = %key.name, namespace = %key.namespace, %fault, "the run's task ended in a fault");
-            }
-            key
+                false
+            });
+            (key, over)
         });
     }
 
@@ -83,14 +84,14 @@ impl Supervisor {
         }
     }
 
-    /// The next run whose task has ended; pending for ever while there is none.
-    pub async fn ended(&mut self) -> RunKey {
+    /// The next run whose task has ended, and whether the run is over; pending for ever while there is none.
+    pub async fn ended(&mut self) -> (RunKey, bool) {
         loop {
             match self.tasks.join_next().await {
-                Some(Ok(key)) => {
+                Some(Ok((key, over))) => {
                     self.active.remove(&key);
                     self.count.store(self.active.len(), Ordering::Relaxed);
-                    return key;
+                    return (key, over);
                 }
                 Some(Err(_)) => {} // its inner task catches everything; nothing else can fail
                 None => std::future::pending::<()>().await,

@@ -99,13 +99,16 @@ impl RunTask {
         Self { shared, key, run, status, cancel, job, job_uid: None }
     }
 
-    /// Lives until the run is final, gone, or left to the next process.
-    pub async fn live(mut self) {
+    /// Lives until the run is final, gone, or left to the next process. Whether it is one of the first two: then no other
+    /// task may take it up, whatever a watch that lags behind our last write still shows.
+    pub async fn live(mut self) -> bool {
         if self.close_dead_attempt().await.is_err() {
-            return;
+            return true;
         }
+        let mut gone = false;
         match self.attempts().await {
-            Ok(()) | Err(Stop::Gone) => {}
+            Ok(()) => {}
+            Err(Stop::Gone) => gone = true,
             Err(Stop::Cancelled(Reason::OperatorShutdown)) => {
                 tracing::info!(run = %self.key.name, namespace = %self.key.namespace, "left to the next process");
             }
@@ -121,6 +124,7 @@ impl RunTask {
         if let Some(happening) = record::ended(&self.status, self.shared.clock.now()) {
             self.notice(&happening);
         }
+        gone || self.status.phase.is_final()
     }
 
     async fn close_dead_attempt(&mut self) -> Result<(), ()> {

@@ -375,3 +375,20 @@ fn what_a_new_watch_does_not_show_is_gone() {
     assert!(world.jobs.is_empty() && world.runs.is_empty());
     assert!(claims(&decide(&mut world, "2026-11-24T10:10:00Z")).is_empty());
 }
+
+#[test]
+fn a_run_that_ended_here_is_not_taken_up_again_while_the_watch_lags() {
+    let working = || run("pg-m1", |run| run["status"] = json!({"phase": "Running", "attempts": [{"number": 1}]}));
+    let started = |actions: &[Action]| actions.iter().any(|action| matches!(action, Action::Start(..)));
+    let mut world = world(vec![job(|_| {})], vec![working()], "2026-11-24T10:00:05Z");
+    assert!(started(&decide(&mut world, "2026-11-24T10:00:05Z")));
+    let (key, _) = run_identity(&working()).expect("named");
+    world.task_ended(&key, true);
+    assert!(!started(&decide(&mut world, "2026-11-24T10:00:06Z")), "its end is stored, only not seen yet");
+    world.apply_run(working());
+    assert!(!started(&decide(&mut world, "2026-11-24T10:00:07Z")), "an older event is no news");
+    world.task_ended(&key, false);
+    world.delete_run(&working());
+    world.apply_run(working());
+    assert!(started(&decide(&mut world, "2026-11-24T10:00:08Z")), "another object is another run");
+}
