@@ -10,7 +10,7 @@ use anyhow::{Context, Result, ensure};
 use installed::until;
 use k8s_openapi::api::core::v1::Pod;
 use kube::Api;
-use kube::api::ListParams;
+use kube::api::{ListParams, LogParams};
 use operator::Operator;
 use rig::fault_proxy::FaultProxy;
 use scene::{BUSYBOX, Scene, edit, kill_operator, operator_ready};
@@ -131,9 +131,13 @@ async fn an_operator_told_to_end_waits_for_what_is_at_work_and_begins_nothing() 
     let installed = &scene.installed;
     installed.kubectl(&["-n", "backup-system", "rollout", "restart", "deployment/operator"], "").await?;
     let pods: Api<Pod> = Api::namespaced(installed.admin.clone(), "backup-system");
+    // That its pod is to go is not enough: the signal comes a moment later.
     until("the operator to be told to end", || async {
-        let pods = pods.list(&ListParams::default().labels("app.kubernetes.io/name=ubo")).await?;
-        Ok(pods.items.iter().any(|pod| pod.metadata.deletion_timestamp.is_some()).then_some(()))
+        let all = pods.list(&ListParams::default().labels("app.kubernetes.io/name=ubo")).await?;
+        let going = all.items.into_iter().find(|pod| pod.metadata.deletion_timestamp.is_some());
+        let Some(name) = going.and_then(|pod| pod.metadata.name) else { return Ok(None) };
+        let said = pods.logs(&name, &LogParams::default()).await?;
+        Ok(said.contains("told to end").then_some(()))
     })
     .await?;
     let late = scene.start("patient").await?;
