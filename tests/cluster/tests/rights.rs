@@ -236,7 +236,7 @@ async fn what_is_the_operators_alone() -> Result<()> {
             "{merged:?}"
         );
         let apply = json!({ "apiVersion": "backup.javy.dev/v1", "kind": kind, "metadata": { "name": name }, "status": { "phase": "Pending" } });
-        let applied = admin.server_side_apply(&format!("{status}?fieldManager=x"), &apply).await?;
+        let applied = admin.server_side_apply(&format!("{status}?fieldManager=x&force=true"), &apply).await?;
         ensure!(matches!(&applied, Err(refusal) if refusal.code == 403), "{applied:?}");
         // In the object itself a status is ignored, as everywhere.
         let ignored = admin.merge(&path(plural, &format!("/{name}")), &forged).await?;
