@@ -304,18 +304,23 @@ pub async fn operator_ready(installed: &Installed) -> Result<()> {
     .await
 }
 
-/// Kills the operator as a crash would: its pod, with no time to clean up. Returns when its successor is ready.
+/// Kills the operator as a crash would: its pod, with a second to clean up in, which no backup ends in. Returns when its successor is ready.
 pub async fn kill_operator(installed: &Installed) -> Result<()> {
     let api: Api<Pod> = Api::namespaced(installed.admin.clone(), "backup-system");
     let pods = api.list(&ListParams::default().labels(OPERATOR_PODS)).await?;
     ensure!(!pods.items.is_empty(), "no operator to kill");
     for pod in &pods.items {
-        let now = DeleteParams { grace_period_seconds: Some(0), ..DeleteParams::default() };
+        let now = DeleteParams { grace_period_seconds: Some(1), ..DeleteParams::default() };
         api.delete(pod.metadata.name.as_deref().unwrap_or_default(), &now).await?;
     }
     let old: Vec<_> = pods.items.iter().filter_map(|pod| pod.metadata.uid.clone()).collect();
     until("the operator's successor", || async {
         let pods = api.list(&ListParams::default().labels(OPERATOR_PODS)).await?;
+        // A pod that is forced away at once leaves a process that still writes for a second; this one is dead when it goes.
+        let is_old = |pod: &Pod| pod.metadata.uid.as_ref().is_some_and(|uid| old.contains(uid));
+        if pods.items.iter().any(is_old) {
+            return Ok(None);
+        }
         let ready = pods.items.iter().any(|pod| {
             let conditions = pod.status.iter().flat_map(|status| status.conditions.iter().flatten());
             let fresh = pod.metadata.uid.as_ref().is_none_or(|uid| !old.contains(uid));
