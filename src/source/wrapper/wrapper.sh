@@ -192,13 +192,15 @@ ubo_end() {
 }
 
 # The text that bash is given where `sh` has no pipefail: the command's own positional parameters are empty.
-ubo_z='trap "exit 143" TERM
+ubo_z='trap "trap \"\" TERM; wait; exit 143" TERM
 eval "shift
 $1"'
 
+# Told to end, it waits for what it has put into the background: its children would be zombies of a first process that
+# never waits.
 ubo_command() (
   exec 3<&- 4>&-
-  trap 'exit 143' TERM
+  trap 'trap "" TERM; wait; exit 143' TERM
   if [ "$ubo_q" = bash ]; then exec bash -o pipefail -c "$ubo_z" bash "$ubo_c"; fi
   if [ "$ubo_q" = pipefail ]; then set -o pipefail; fi
   set --
