@@ -82,12 +82,12 @@ impl Connection<'_> {
         let mut from_server = BufReader::new(server);
         while let Some((head, text)) = read_head(&mut from_client)? {
             let [method, target, _] = &head.first;
-            let (index, fault) = self.note(method, target);
+            let (index, fault, releases) = self.note(method, target);
             if head.expects {
                 (&*client).write_all(b"HTTP/1.1 100 Continue\r\n\r\n")?;
             }
             match fault {
-                Some(Fault::Stall) => self.hold()?,
+                Some(Fault::Stall) => self.hold(releases)?,
                 Some(Fault::Status(status)) => {
                     self.body(&mut from_client, &mut io::sink(), Direction::Up, head.request_body(), None)?;
                     self.note_status(index, status);
@@ -253,10 +253,10 @@ impl Connection<'_> {
         if state.streams.contains_key(&self.number) { Ok(()) } else { Err(cut_off()) }
     }
 
-    /// Blocks until somebody releases what is held, or cuts the connection.
-    fn hold(&self) -> io::Result<()> {
+    /// Blocks until somebody releases what is held, or cuts the connection. `before` is how often that was done when the
+    /// request was noted: who saw it there may release it before this is reached.
+    fn hold(&self, before: u64) -> io::Result<()> {
         let mut state = self.shared.lock();
-        let before = state.releases;
         while state.releases == before {
             if !state.streams.contains_key(&self.number) {
                 return Err(cut_off());
@@ -266,8 +266,8 @@ impl Connection<'_> {
         Ok(())
     }
 
-    /// Notes a request, and says what shall befall it.
-    fn note(&self, method: &str, target: &str) -> (usize, Option<Fault>) {
+    /// Notes a request, and says what shall befall it, and how often what is held was released until now.
+    fn note(&self, method: &str, target: &str) -> (usize, Option<Fault>, u64) {
         let mut state = self.shared.lock();
         let mut fault = None;
         for rule in state.rules.iter_mut().filter(|rule| rule.matches(method, target)) {
@@ -279,9 +279,10 @@ impl Connection<'_> {
         state.seen.faults += u64::from(fault.is_some());
         let index = state.seen.requests.len();
         state.seen.requests.push(Request { method: method.to_owned(), target: target.to_owned(), fault, status: None });
+        let releases = state.releases;
         drop(state);
         self.shared.changed.notify_all();
-        (index, fault)
+        (index, fault, releases)
     }
 
     fn note_status(&self, index: usize, status: u16) {
