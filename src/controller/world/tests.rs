@@ -1,4 +1,7 @@
 use super::*;
+use crate::api::FINALIZER_RUN;
+use crate::api::time::to_time;
+use crate::run::ports::Claimed;
 use serde_json::{Value, json};
 
 const JOB_UID: &str = "11111111-1111-1111-1111-111111111111";

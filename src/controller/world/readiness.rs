@@ -1,0 +1,81 @@
+//! **P** Whether a BackupJob can run (policies, its namespace's rights, its own text), and the status that says so.
+
+use super::{Action, World};
+use crate::api::names::JobRef;
+use crate::controller::status::{self, Facts, Readiness};
+use crate::error::Failure;
+use crate::run::observer::{Happening, Subject};
+use chrono::{DateTime, TimeDelta, Utc};
+use std::collections::BTreeMap;
+
+/// How soon rights that were missing are looked for again, and how often rights that were there are checked.
+const ACCESS_RETRY: (TimeDelta, TimeDelta) = (TimeDelta::seconds(15), TimeDelta::minutes(10));
+
+impl World {
+    /// Whether the admission policies are in force; while they are not, nothing starts.
+    pub fn set_policy(&mut self, missing: Option<Failure>) {
+        if self.policy != missing {
+            self.policy = missing;
+            self.dirty.extend(self.jobs.keys().cloned());
+        }
+    }
+
+    /// Whether the namespace lets its ServiceAccount be used.
+    pub fn access_checked(&mut self, reference: &JobRef, result: Result<(), Failure>, now: DateTime<Utc>) {
+        let Some(job) = self.jobs.get_mut(reference) else { return };
+        job.checking = false;
+        let (soon, later) = ACCESS_RETRY;
+        job.access_due = now + if result.is_ok() { later } else { soon };
+        self.alarms.insert((job.access_due, reference.clone()));
+        let passing = matches!(&result, Err(failure) if failure.class() == crate::error::Class::Transient);
+        if !(passing && job.access.is_some()) {
+            job.access = Some(result); // an API server that does not answer says nothing about rights
+        }
+        self.dirty.insert(reference.clone());
+    }
+
+    pub(super) fn decide_alarms(&mut self, now: DateTime<Utc>, actions: &mut Vec<Action>) {
+        while self.alarms.first().is_some_and(|(at, _)| *at <= now) {
+            let Some((_, reference)) = self.alarms.pop_first() else { return };
+            let Some(job) = self.jobs.get_mut(&reference) else { continue };
+            if let Ok(valid) = &job.valid
+                && !job.checking
+                && job.access_due <= now
+            {
+                job.checking = true;
+                let account = valid.service_account.clone();
+                actions.push(Action::CheckAccess(reference.clone(), reference.namespace.clone(), account));
+            }
+            self.dirty.insert(reference);
+        }
+    }
+
+    pub(super) fn decide_status(&mut self, reference: &JobRef, now: DateTime<Utc>, actions: &mut Vec<Action>) {
+        let Some(job) = self.jobs.get_mut(reference) else { return };
+        let runs: Vec<_> = self.runs.get(reference).into_iter().flat_map(BTreeMap::values).cloned().collect();
+        let readiness = match (&job.valid, &self.policy, &job.access) {
+            (Err(failure), _, _) | (_, Some(failure), _) | (_, _, Some(Err(failure))) => {
+                Readiness::NotReady(failure.clone())
+            }
+            (Ok(_), None, Some(Ok(()))) => Readiness::Ready,
+            (Ok(_), None, None) => Readiness::Unknown,
+        };
+        let subject = Subject { job: reference.clone(), job_uid: Some(job.uid.clone()), run: None };
+        match &readiness {
+            Readiness::NotReady(failure) if job.told_not_ready != Some(failure.reason) => {
+                job.told_not_ready = Some(failure.reason);
+                actions.push(Action::Notice(subject, Happening::NotReady { failure: failure.clone() }));
+            }
+            Readiness::Ready => job.told_not_ready = None,
+            _ => {}
+        }
+        let next_run = self.index.next_run(reference);
+        let facts = Facts { job: &job.object, readiness: &readiness, runs: &runs, next_run, now };
+        let status = status::derive(facts, &job.status);
+        job.status = status.clone();
+        if job.handed.as_ref() != Some(&status) {
+            job.handed = Some(status.clone());
+            actions.push(Action::Write(reference.clone(), job.uid.clone(), Box::new(status)));
+        }
+    }
+}

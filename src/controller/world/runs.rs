@@ -1,0 +1,173 @@
+//! **P** Runs: which of them get a task, a wish to stop, their finalizer taken off, or are no longer kept.
+
+use super::{Action, Job, World};
+use crate::api::FINALIZER_RUN;
+use crate::api::backup_run::BackupRun;
+use crate::api::names::{JobRef, Namespace, RunName, Uid};
+use crate::api::time::from_time;
+use crate::controller::status;
+use crate::error::Reason;
+use crate::run::Phase;
+use crate::run::ports::{RunKey, phase_of};
+use chrono::{DateTime, TimeDelta, Utc};
+use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
+
+/// How long a finalizer holds a run that is to be deleted (`product.md` section 2).
+const FINALIZER_LIMIT: TimeDelta = TimeDelta::minutes(5);
+
+impl World {
+    /// A BackupRun was seen.
+    pub fn apply_run(&mut self, run: BackupRun) {
+        let Some((key, job)) = run_identity(&run) else {
+            tracing::warn!(name = ?run.metadata.name, "a BackupRun without a usable name, UID or backupJobName was passed over");
+            return;
+        };
+        if self.synced && status::counts(&run) && self.counted.insert(key.uid.as_str().to_owned()) {
+            let owner = run.metadata.owner_references.iter().flatten().next().map(|owner| owner.uid.clone());
+            if let Some(known) =
+                self.jobs.get_mut(&job).filter(|known| owner.is_none_or(|owner| owner == known.uid.as_str()))
+            {
+                let failures = known.status.consecutive_failures.unwrap_or(0);
+                let succeeded = phase_of(&run) == Phase::Succeeded;
+                known.status.consecutive_failures = Some(if succeeded { 0 } else { failures.saturating_add(1) });
+            }
+        }
+        self.runs.entry(job.clone()).or_default().insert(key.name, Arc::new(run));
+        self.dirty.insert(job);
+    }
+
+    /// A BackupRun is gone.
+    pub fn delete_run(&mut self, run: &BackupRun) {
+        let Some((key, job)) = run_identity(run) else { return };
+        self.counted.remove(key.uid.as_str());
+        self.over.remove(key.uid.as_str());
+        if let Some(runs) = self.runs.get_mut(&job) {
+            if runs.get(&key.name).is_some_and(|known| known.metadata.uid == run.metadata.uid) {
+                runs.remove(&key.name);
+                // The name may be the one that a claim waits for.
+                if let Some(waiting) = self.jobs.get_mut(&job) {
+                    waiting.claim_not_before = None;
+                }
+            }
+            if runs.is_empty() {
+                self.runs.remove(&job);
+            }
+        }
+        self.dirty.insert(job);
+    }
+
+    /// After a watch began anew: what is known and was not shown again is gone.
+    pub fn retain_runs(&mut self, shown: &HashSet<String>) {
+        let all = self.runs.values().flat_map(BTreeMap::values);
+        let gone: Vec<_> =
+            all.filter(|run| run.metadata.uid.as_ref().is_none_or(|uid| !shown.contains(uid))).cloned().collect();
+        for run in &gone {
+            self.delete_run(run);
+        }
+    }
+
+    /// A run's task has ended; `over` says whether the run has, too.
+    pub fn task_ended(&mut self, run: &RunKey, over: bool) {
+        let found = self.runs.iter().find(|(job, runs)| job.namespace == run.namespace && runs.contains_key(&run.name));
+        if let Some((job, _)) = found {
+            self.dirty.insert(job.clone());
+            if over {
+                self.over.insert(run.uid.as_str().to_owned());
+            }
+        }
+    }
+
+    pub(super) fn decide_runs(
+        &mut self,
+        reference: &JobRef,
+        now: DateTime<Utc>,
+        has_task: &dyn Fn(&RunKey) -> bool,
+        actions: &mut Vec<Action>,
+    ) {
+        let job = self.jobs.get(reference);
+        for run in self.runs.get(reference).into_iter().flat_map(BTreeMap::values) {
+            let Some((key, _)) = run_identity(run) else { continue };
+            let deleted = run.metadata.deletion_timestamp.as_ref().map(from_time);
+            let at_work = has_task(&key);
+            if self.over.contains(key.uid.as_str()) && !phase_of(run).is_final() {
+                continue; // our last write is on its way through the watch
+            }
+            if phase_of(run).is_final() || deleted.is_some_and(|since| now - since > FINALIZER_LIMIT) {
+                let ours = run.metadata.finalizers.iter().flatten().any(|finalizer| finalizer == FINALIZER_RUN);
+                let given_up = !phase_of(run).is_final();
+                if deleted.is_some() && ours && ((!at_work && is_recorded(run, job)) || given_up) {
+                    if given_up {
+                        tracing::error!(run = %key.name, namespace = %key.namespace,
+                            "the finalizer gives up after 5 minutes: a process, a folder or an upload of the run may be left");
+                    }
+                    actions.push(Action::Release(Arc::clone(run)));
+                }
+                continue;
+            }
+            let cause = if deleted.is_some() {
+                Some(Reason::Deleted)
+            } else if run.spec.cancel.unwrap_or(false) {
+                Some(Reason::CancelRequested)
+            } else {
+                None
+            };
+            match (at_work, cause) {
+                (true, Some(cause)) => actions.push(Action::Cancel(key, cause)),
+                (false, cause) if self.policy.is_none() || cause.is_some() => {
+                    actions.push(Action::Start(key, Arc::clone(run), reference.clone(), cause));
+                }
+                _ => {}
+            }
+        }
+        self.decide_history(reference, actions);
+    }
+
+    /// Scheduled runs beyond the history limits go, oldest first, once the schedule no longer needs them.
+    fn decide_history(&self, reference: &JobRef, actions: &mut Vec<Action>) {
+        let Some(job) = self.jobs.get(reference) else { return };
+        let Ok(valid) = &job.valid else { return };
+        let mut kept = (0u32, 0u32);
+        let runs = self.runs.get(reference).into_iter().flat_map(BTreeMap::values);
+        let mut ended: Vec<_> =
+            runs.filter(|run| run.spec.scheduled_at.is_some() && phase_of(run).is_final()).collect();
+        ended.sort_by_key(|run| run.spec.scheduled_at.as_ref().map(from_time));
+        for run in ended.into_iter().rev() {
+            let (count, limit) = if phase_of(run) == Phase::Succeeded {
+                (&mut kept.0, valid.keep_successful)
+            } else {
+                (&mut kept.1, valid.keep_failed)
+            };
+            *count += 1;
+            if *count > limit
+                && run.metadata.deletion_timestamp.is_none()
+                && is_recorded(run, Some(job))
+                && let Some((key, _)) = run_identity(run)
+            {
+                actions.push(Action::Delete(key));
+            }
+        }
+    }
+}
+
+/// Whether the stored BackupJob already knows this run's tick, so that losing the run cannot fire it again.
+fn is_recorded(run: &BackupRun, job: Option<&Job>) -> bool {
+    let (Some(tick), Some(job)) = (run.spec.scheduled_at.as_ref().map(from_time), job) else {
+        return true; // made by hand, or its BackupJob is gone
+    };
+    let owner = run.metadata.owner_references.iter().flatten().find(|owner| owner.kind == "BackupJob");
+    if owner.is_some_and(|owner| owner.uid != job.uid.as_str()) {
+        return true; // of an earlier object of the same name
+    }
+    let stored = job.object.status.as_ref().and_then(|status| status.last_schedule_time.as_ref());
+    stored.map(from_time).is_some_and(|last| last >= tick)
+}
+
+/// The run's key and the BackupJob that it is of.
+pub fn run_identity(run: &BackupRun) -> Option<(RunKey, JobRef)> {
+    let namespace = Namespace::new(run.metadata.namespace.clone()?).ok()?;
+    let name = RunName::new(run.metadata.name.clone()?).ok()?;
+    let uid = Uid::new(run.metadata.uid.clone()?).ok()?;
+    let job = JobRef::new(namespace.as_str(), run.spec.backup_job_name.clone()).ok()?;
+    Some((RunKey { namespace, name, uid }, job))
+}

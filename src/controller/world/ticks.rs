@@ -1,0 +1,128 @@
+//! **P** Ticks: which of them are claimed, what became of the claims, and since when they count.
+
+use super::{Action, World};
+use crate::api::backup_job::{BackupJob, BackupJobStatus, ScheduleAnchor};
+use crate::api::names::{JobRef, RunName};
+use crate::api::time::{from_time, to_time};
+use crate::error::Failure;
+use crate::run::observer::{Happening, Skip, Subject};
+use crate::run::ports::{Claim, Claimed, phase_of};
+use crate::schedule::index::{Due, Entry};
+use crate::validate::ValidatedJob;
+use chrono::{DateTime, TimeDelta, Utc};
+
+/// How soon a claim that failed is tried again.
+const CLAIM_RETRY: TimeDelta = TimeDelta::seconds(5);
+/// How soon a name that was taken is looked at again.
+const NAME_RETRY: TimeDelta = TimeDelta::seconds(30);
+
+impl World {
+    /// What became of a claim.
+    pub fn claim_ended(&mut self, claim: &Claim, missed: u32, result: Result<Claimed, Failure>, now: DateTime<Utc>) {
+        let Some(job) = self.jobs.get_mut(&claim.job).filter(|job| job.uid == claim.job_uid) else {
+            return;
+        };
+        job.claiming = false;
+        let subject = Subject { job: claim.job.clone(), job_uid: Some(claim.job_uid.clone()), run: None };
+        match result {
+            Ok(claimed @ (Claimed::Created | Claimed::AlreadyOurs)) => {
+                job.claim_not_before = None;
+                note_handled(&mut job.status, claim.tick);
+                self.index.handled(&claim.job, claim.tick);
+                if matches!(claimed, Claimed::Created) {
+                    let lag = (now - claim.tick).to_std().unwrap_or_default();
+                    self.pending.push(Action::Notice(subject, Happening::Claimed { tick: claim.tick, lag, missed }));
+                }
+            }
+            Ok(Claimed::NameTaken) => {
+                job.claim_not_before = Some(now + NAME_RETRY);
+                self.pending.push(Action::Notice(subject, Happening::NameTaken { run: claim.run.clone() }));
+            }
+            Ok(Claimed::Gone) => job.claim_not_before = Some(now + NAME_RETRY),
+            Err(failure) => {
+                job.claim_not_before = Some(now + CLAIM_RETRY);
+                self.pending.push(Action::Notice(subject, Happening::ClaimFailed { failure }));
+            }
+        }
+        self.alarms.extend(job.claim_not_before.map(|at| (at, claim.job.clone())));
+        self.dirty.insert(claim.job.clone());
+    }
+
+    pub(super) fn decide_ticks(&mut self, due: Vec<Due>, now: DateTime<Utc>, actions: &mut Vec<Action>) {
+        for Due { job: reference, tick, missed, .. } in due {
+            let Some(job) = self.jobs.get_mut(&reference) else { continue };
+            if job.claiming || job.claim_not_before.is_some_and(|at| at > now) {
+                continue;
+            }
+            let Ok(valid) = &job.valid else { continue };
+            let Ok(run) = RunName::new(run_name(&reference, valid, tick)) else { continue }; // 49 + 14 = 63 characters
+            let runs = self.runs.get(&reference);
+            let active = runs.into_iter().flatten().any(|(name, other)| *name != run && !phase_of(other).is_final());
+            // The one run of a job without a schedule waits its turn instead: after a skip it would never come.
+            if active && valid.schedule.is_some() {
+                note_handled(&mut job.status, tick);
+                job.status.skipped_runs = Some(job.status.skipped_runs.unwrap_or(0).saturating_add(1));
+                self.index.handled(&reference, tick);
+                let subject = Subject { job: reference.clone(), job_uid: Some(job.uid.clone()), run: None };
+                actions.push(Action::Notice(subject, Happening::Skipped { tick, why: Skip::StillRunning }));
+                self.dirty.insert(reference);
+                continue;
+            }
+            job.claiming = true;
+            let claim = Claim { job: reference, job_uid: job.uid.clone(), run, tick };
+            actions.push(Action::Claim(claim, missed));
+        }
+    }
+}
+
+/// The name of a tick's run: a function of job and tick, so that creating it is the claim.
+pub fn run_name(job: &JobRef, valid: &ValidatedJob, tick: DateTime<Utc>) -> String {
+    if valid.schedule.is_some() {
+        format!("{}-{}", job.name, tick.format("%Y%m%d-%H%M"))
+    } else {
+        format!("{}-once", job.name)
+    }
+}
+
+/// Moves `lastScheduleTime` to a handled tick, never back.
+fn note_handled(status: &mut BackupJobStatus, tick: DateTime<Utc>) {
+    let newest = status.last_schedule_time.as_ref().map(from_time).map_or(tick, |last| last.max(tick));
+    status.last_schedule_time = Some(to_time(newest));
+}
+
+/// Since when ticks count. A schedule that was taken away is remembered as suspended, so that the job does not become a
+/// one-off and its return counts from then.
+pub(super) fn anchor(job: &BackupJob, stored: Option<&ScheduleAnchor>, now: DateTime<Utc>) -> ScheduleAnchor {
+    let created = job.metadata.creation_timestamp.as_ref().map_or(now, from_time);
+    let suspend = job.spec.suspend.unwrap_or(false);
+    let (schedule, zone) = (job.spec.schedule.clone(), job.spec.time_zone.clone());
+    match stored {
+        None => ScheduleAnchor { time: to_time(created), schedule, time_zone: zone, suspend: Some(suspend) },
+        Some(old) if schedule.is_none() && old.schedule.is_some() => {
+            if old.suspend == Some(true) {
+                old.clone()
+            } else {
+                ScheduleAnchor { time: to_time(now), suspend: Some(true), ..old.clone() }
+            }
+        }
+        Some(old) if (&old.schedule, &old.time_zone, old.suspend.unwrap_or(false)) == (&schedule, &zone, suspend) => {
+            old.clone()
+        }
+        Some(_) => ScheduleAnchor { time: to_time(now), schedule, time_zone: zone, suspend: Some(suspend) },
+    }
+}
+
+/// The schedule's entry.
+pub(super) fn entry(valid: &ValidatedJob, status: &BackupJobStatus) -> Entry {
+    let anchor = status.schedule_anchor.as_ref();
+    let last = status.last_schedule_time.as_ref().map(from_time);
+    let once_scheduled = anchor.is_some_and(|anchor| anchor.schedule.is_some());
+    let since = anchor.map_or(valid.created, |anchor| from_time(&anchor.time));
+    Entry {
+        uid: valid.uid.clone(),
+        schedule: valid.schedule.clone(),
+        suspend: valid.suspend,
+        anchor: last.map_or(since, |last| last.max(since)),
+        once_done: last.is_some() || once_scheduled,
+    }
+}
