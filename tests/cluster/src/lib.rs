@@ -19,6 +19,8 @@ pub struct Cluster {
     pub kubectl: PathBuf,
     /// The operator's binary (`UBO_RIG_UBO`).
     pub ubo: PathBuf,
+    /// The rig itself (`UBO_RIG_RIG`), to restart parts of the cluster.
+    pub rig: PathBuf,
     /// The node's address (`UBO_RIG_NODE`): what a test listens on there, pods can reach.
     pub node: String,
     /// Where the API server answers, `HOST:PORT` (`UBO_RIG_API`).
@@ -71,6 +73,7 @@ impl Cluster {
             kubeconfig: variable("KUBECONFIG")?.into(),
             kubectl: variable("UBO_RIG_KUBECTL")?.into(),
             ubo: variable("UBO_RIG_UBO")?.into(),
+            rig: variable("UBO_RIG_RIG")?.into(),
             node: variable("UBO_RIG_NODE")?,
             api: variable("UBO_RIG_API")?,
             s3: S3 {
@@ -83,6 +86,17 @@ impl Cluster {
             checkout: variable("UBO_RIG_CHECKOUT")?.into(),
             state: variable("UBO_RIG_STATE")?.into(),
         })
+    }
+}
+
+impl Cluster {
+    /// Ends a part of the cluster (`cargo rig status` names them) and starts it again; returns when it serves.
+    pub fn restart(&self, part: &str, kill: bool) -> Result<()> {
+        let mut rig = std::process::Command::new(&self.rig);
+        rig.args(["restart", part]).args(kill.then_some("--kill"));
+        let output = rig.output().context("cannot run the rig")?;
+        anyhow::ensure!(output.status.success(), "restart of {part}: {}", String::from_utf8_lossy(&output.stderr));
+        Ok(())
     }
 }
 

@@ -55,6 +55,14 @@ enum Command {
     Down,
     /// Show each part, and whether it lives
     Status,
+    /// End a part of the cluster and start it again: what tests do to see who survives it
+    Restart {
+        /// A part, by the name that `status` shows
+        part: String,
+        /// Kill it, instead of letting it end in good order
+        #[arg(long)]
+        kill: bool,
+    },
     /// Print `export` lines: eval "$(cargo rig env)"
     Env,
     /// Run kubectl inside the cluster's network
@@ -112,6 +120,10 @@ fn run(command: Command) -> Result<ExitCode> {
         }
         Command::Down => {
             down::down(&place, &report)?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Restart { part, kill } => {
+            up::restart(&place, &report, &part, kill)?;
             Ok(ExitCode::SUCCESS)
         }
         Command::Status => status::print(&place),

@@ -92,6 +92,17 @@ pub fn end(place: &Place, name: &str) -> Result<()> {
     fs::remove_file(path(place, name)).with_context(|| format!("cannot remove the record of {name}"))
 }
 
+/// Kills a part, as a crash would, and waits until it is gone. Its record goes, too.
+pub fn kill(place: &Place, name: &str) -> Result<()> {
+    let Some(record) = Record::read(place, name) else { return Ok(()) };
+    if record.lives() {
+        cgroup::leave(&place.name, record.pid);
+    }
+    record.signal(Signal::KILL);
+    wait::until(&format!("the end of {name}"), GRACE, GLANCE, || Ok(!record.lives()))?;
+    fs::remove_file(path(place, name)).with_context(|| format!("cannot remove the record of {name}"))
+}
+
 /// Kills every process of the cgroup root (or of its containers only) and waits until none is left.
 pub fn kill_members(place: &Place, containers_only: bool) -> Result<()> {
     wait::until("the end of what runs in the cluster's control group", GRACE, GLANCE, || {

@@ -61,7 +61,7 @@ fn run(place: &Place, report: &Report, filter: Option<&str>, tally: &mut Tally) 
             check(place, tally, "format", &["fmt", "--all", "--check"])?;
             check(place, tally, "clippy", &["clippy", "--workspace", "--all-targets", "--", "--deny", "warnings"])?;
         }
-        let mut binaries = build(place, tally)?;
+        let mut binaries = build(place, filter, tally)?;
         if let Some(filter) = filter {
             binaries = chosen(binaries, filter)?;
         }
@@ -102,8 +102,9 @@ fn check(place: &Place, tally: &mut Tally, name: &str, words: &[&str]) -> Result
     Ok(())
 }
 
-/// Builds all test binaries, outside the namespace: inside there is no registry.
-fn build(place: &Place, tally: &mut Tally) -> Result<Vec<Binary>> {
+/// Builds all test binaries, outside the namespace: inside there is no registry. Where the filter is a file's name, only
+/// that one: linking all of them takes a minute.
+fn build(place: &Place, filter: Option<&str>, tally: &mut Tally) -> Result<Vec<Binary>> {
     #[derive(Deserialize)]
     struct Message {
         package_id: Option<String>,
@@ -121,8 +122,15 @@ fn build(place: &Place, tally: &mut Tally) -> Result<Vec<Binary>> {
         test: bool,
     }
     println!("\n--- build of the tests");
-    let words =
-        ["test", "--workspace", "--lib", "--bins", "--tests", "--no-run", "--message-format=json-render-diagnostics"];
+    let mut words = vec!["test", "--workspace", "--no-run", "--message-format=json-render-diagnostics"];
+    let file = |name: &&str| {
+        let file = format!("{name}.rs");
+        ["tests", "tests/cluster/tests"].iter().any(|folder| place.checkout.join(folder).join(&file).is_file())
+    };
+    match filter.filter(file) {
+        Some(name) => words.extend(["--test", name]),
+        None => words.extend(["--lib", "--bins", "--tests"]),
+    }
     let output = cargo(place, &words).stderr(Stdio::inherit()).output().context("cannot run cargo")?;
     if !output.status.success() {
         tally.broken("build of the tests", "it does not compile");

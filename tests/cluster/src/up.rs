@@ -69,6 +69,29 @@ pub fn up(place: &Place, report: &Report, with_operator: bool) -> Result<bool> {
     Ok(fresh)
 }
 
+/// Ends one part of a living cluster and starts it again; with `kill` as a crash would. Returns when it serves.
+pub fn restart(place: &Place, report: &Report, part: &str, kill: bool) -> Result<()> {
+    let Some(part) = parts::ALL.into_iter().find(|known| *known == part) else {
+        bail!("there is no part {part}; there are {}", parts::ALL.join(", "));
+    };
+    let _lock = lock(place)?;
+    let programs = go::servers(place, report)?;
+    let keys = keys(place)?;
+    report.step(&format!("{part}, once more"), || {
+        if kill {
+            process::kill(place, part)?;
+        } else {
+            process::end(place, part)?;
+        }
+        process::start(place, &parts::start(place, &programs, &keys, part))?;
+        match part {
+            "apiserver" => awaited(place, part, || Ok(kubectl(place, &["get", "--raw", "/readyz"]).is_ok())),
+            "s3" => bucket(place, &keys),
+            _ => ready(place),
+        }
+    })
+}
+
 type Built = (Programs, Vec<PathBuf>, Result<()>);
 
 /// Everything slow, side by side. That the operator does not build is told at the end: the cluster is good without it.
