@@ -122,6 +122,8 @@ reasons! {
     BackupDamaged: Permanent,
     /// There is no such backup.
     BackupNotFound: Misconfigured,
+    /// The backup is encrypted, and no identity (private key) that opens it was given.
+    IdentityMissing: Misconfigured,
     // --- a restore ---
     /// The place to restore to is not empty, or cannot be written.
     RestoreTargetUnavailable: Misconfigured,

@@ -131,10 +131,18 @@ pub struct CompressionSpec {
     pub level: Option<i32>,
 }
 
-const ENCRYPTION_RULES: &[(&str, &str)] = &[(
-    "has(self.recipients) && size(self.recipients) > 0",
-    "recipients is needed; leave encryption out for archives that are not encrypted",
-)];
+const ENCRYPTION_RULES: &[(&str, &str)] = &[
+    (
+        "has(self.recipients) && size(self.recipients) > 0",
+        "recipients is needed; leave encryption out for archives that are not encrypted",
+    ),
+    // The letters are those of Bech32; its checksum is looked at by the operator. What does not hold is never stored, so
+    // that a private key which was pasted here by mistake does not stay.
+    (
+        "!has(self.recipients) || self.recipients.all(r, r.matches('^age1[02-9ac-hj-np-z]{58}$'))",
+        "recipients are age public keys: age1 and 58 letters and digits, as age-keygen prints them. A private key must never stand here",
+    ),
+];
 
 /// Encryption of archives, with age.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -144,7 +152,7 @@ pub struct EncryptionSpec {
     /// age public keys; the holder of any of their private keys can read the archive. Default: none, no encryption.
     /// Example: `["age1ql3z7hjy54pw3hyww5ayyfg7zqgvc7w3j2elw8zmrj2kg5sfn9aqmcac8p"]`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 16), inner(length(min = 1, max = 4096)))]
+    #[schemars(length(max = 16), inner(length(min = 1, max = 128)))]
     pub recipients: Vec<String>,
     /// Name of a Secret in the BackupJob's namespace with an age private key; only if verification and restores on demand
     /// shall decrypt. Default: none. Example: `backup-identity`.

@@ -93,6 +93,7 @@ impl Prepared for ExecAttempt {
             }),
             strategy: "dump",
             compression_level: job.compression_level,
+            recipients: job.recipients.clone(),
             allow_empty: job.allow_empty,
             minimum_size: job.minimum_size,
             id,

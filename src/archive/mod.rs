@@ -16,18 +16,23 @@
 //!   between two frames is a valid zstd stream, but has no table; [`decode`] refuses it.
 //! * 2 MiB: against 4 MiB frames 0.15 % larger, half the memory, half the bytes to fetch for one small file.
 //!
+//! Where there are recipients, all of that is the content of one age file ([`encrypt`], [`decrypt`]); it is cut into segments
+//! only after that.
+//!
 //! Digests are BLAKE3 of the raw and of the stored bytes. They stand in the manifest, not here: an archive that proves
 //! itself can be replaced together with its proof.
 //!
 //! # Memory
 //! [`encode`] holds at most one block that fills, two that are being compressed, and their two frames: 5 × 2 MiB, and two
-//! compression contexts (4 MiB in all at level 3, 40 MiB at level 19). [`decode`] holds one window of at most 16 MiB (our
+//! compression contexts (4 MiB in all at level 3, 40 MiB at level 19); encryption adds one frame. [`decode`] holds one window of at most 16 MiB (our
 //! own frames: 2 MiB), one output buffer of the caller's, and 8 bytes per frame. What a header *claims* is never allocated.
 
 use crate::error::{Failure, Reason};
 
 pub mod decode;
+pub mod decrypt;
 pub mod encode;
+pub mod encrypt;
 pub mod entries;
 pub mod seek_table;
 

@@ -4,6 +4,7 @@ use super::progress::{Meter, human_size};
 use super::schedule::Format;
 use super::{DestinationArgs, GOOD, INCOMPLETE, cancel_on_signal, open, print, print_json};
 use crate::api::names::{JobRef, ObjectKey, RunName, Uid};
+use crate::archive::encrypt::Recipient;
 use crate::args::Environment;
 use crate::clock::Clock;
 use crate::destination::address::Address;
@@ -43,6 +44,9 @@ pub struct BackupArgs {
     /// zstd level
     #[arg(long, value_name = "LEVEL", default_value_t = 3, value_parser = clap::value_parser!(i32).range(1..=19))]
     pub level: i32,
+    /// Encrypt for this age public key (age1…); may be given several times, then each of their private keys opens it
+    #[arg(long = "recipient", short = 'r', value_name = "RECIPIENT")]
+    pub recipients: Vec<String>,
     /// An empty backup is a success
     #[arg(long)]
     pub allow_empty: bool,
@@ -83,6 +87,7 @@ pub async fn run(args: &BackupArgs, environment: &Environment, clock: &dyn Clock
         target,
         strategy,
         compression_level: args.level,
+        recipients: recipients(args)?,
         allow_empty: args.allow_empty,
         minimum_size: None,
     };
@@ -126,8 +131,17 @@ fn show(args: &BackupArgs, address: &Address, run: &RunName, report: &Report) ->
     if report.phase != Phase::Succeeded {
         eprintln!("incomplete: {}", report.message);
     }
-    print(&format!("{run}: {sizes}\nget it back: ubo restore {address} {run} --to DIR\n"))?;
+    let identity = if args.recipients.is_empty() { "" } else { " --identity FILE" };
+    print(&format!("{run}: {sizes}\nget it back: ubo restore {address} {run} --to DIR{identity}\n"))?;
     Ok(code)
+}
+
+/// Who can read it. Not read by clap, whose message repeats what it does not understand: that may be a private key.
+fn recipients(args: &BackupArgs) -> Result<Vec<Recipient>, Failure> {
+    let read = |text: &String| {
+        Recipient::parse(text).map_err(|why| Failure::new(Reason::InvalidSpec, format!("--recipient: {why}")))
+    };
+    args.recipients.iter().map(read).collect()
 }
 
 /// The name of the job: what was said, or what the folder or the command is called.

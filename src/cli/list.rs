@@ -79,6 +79,7 @@ fn backup_json(backup: &Backup) -> Value {
         "bytesRead": manifest.raw.size,
         "bytesStored": manifest.stored.size,
         "files": manifest.files,
+        "encryptionRecipients": manifest.encryption_recipients,
         "warnings": manifest.warnings,
     })
 }

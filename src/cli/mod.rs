@@ -12,6 +12,7 @@ pub mod restore;
 pub mod schedule;
 pub mod verify;
 
+use crate::archive::decrypt::Identities;
 use crate::args::{Args, Command, Environment};
 use crate::clock::SystemClock;
 use crate::destination::Destination;
@@ -151,6 +152,28 @@ fn open(
     }
     let destination = build(&address, &options, &environment.credentials)?;
     Ok((address, destination))
+}
+
+/// What commands that read encrypted backups take.
+#[derive(Clone, Debug, clap::Args)]
+pub struct IdentityArgs {
+    /// File with the age private key (AGE-SECRET-KEY-1…, as age-keygen writes it) of an encrypted backup; may be given
+    /// several times
+    #[arg(long = "identity", short = 'i', value_name = "FILE")]
+    pub files: Vec<String>,
+}
+
+impl IdentityArgs {
+    /// Reads the files.
+    fn read(&self) -> Result<Identities, Failure> {
+        let mut identities = Identities::default();
+        for file in &self.files {
+            let text = std::fs::read_to_string(file)
+                .map_err(|e| Failure::new(Reason::InvalidSpec, format!("--identity {file} cannot be read: {e}")))?;
+            identities.extend(Identities::parse(&format!("--identity {file}"), &text)?);
+        }
+        Ok(identities)
+    }
 }
 
 /// Every archive at a destination.

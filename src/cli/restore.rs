@@ -2,7 +2,7 @@
 
 use super::progress::{Meter, human_size};
 use super::schedule::Format;
-use super::{DestinationArgs, GOOD, INCOMPLETE, archives, open, print, print_json};
+use super::{DestinationArgs, GOOD, INCOMPLETE, IdentityArgs, archives, open, print, print_json};
 use crate::archive::entries::asked_path;
 use crate::args::Environment;
 use crate::error::{Failure, Reason};
@@ -39,6 +39,9 @@ pub struct RestoreArgs {
     /// Which archive, where there are several
     #[arg(long, value_name = "NAMESPACE/NAME")]
     pub archive: Option<String>,
+    /// Keys to encrypted backups.
+    #[command(flatten)]
+    pub identity: IdentityArgs,
     /// Destination and output.
     #[command(flatten)]
     pub destination: DestinationArgs,
@@ -57,6 +60,7 @@ pub async fn run(args: &RestoreArgs, environment: &Environment) -> Result<u8, Fa
         // The whole of it is no choice.
         paths.extend(asked_path(text).map_err(|e| usage(&format!("--path {text}: {e}")))?);
     }
+    let identities = args.identity.read()?;
     let (address, destination) = open(&args.uri, &args.destination, environment)?;
     let archives = archives(destination.as_ref()).await?;
     let choice = choose(&archives, args.archive.as_deref(), &args.run)?;
@@ -79,7 +83,7 @@ pub async fn run(args: &RestoreArgs, environment: &Environment) -> Result<u8, Fa
     };
     let progress = Arc::new(Progress::default());
     let meter = Meter::start("restoring", &progress, Some(manifest.stored.size), json);
-    let restored = restore(destination.as_ref(), backup, target, &progress).await;
+    let restored = restore(destination.as_ref(), backup, &identities, target, &progress).await;
     drop(meter);
     let written = restored.map_err(|mut failure| {
         let anything = !to_stdout && std::fs::read_dir(&args.to).is_ok_and(|mut entries| entries.next().is_some());

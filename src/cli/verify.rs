@@ -2,7 +2,7 @@
 
 use super::progress::{Meter, human_size};
 use super::schedule::Format;
-use super::{DestinationArgs, GOOD, INCOMPLETE, archives, open, print, print_json};
+use super::{DestinationArgs, GOOD, INCOMPLETE, IdentityArgs, archives, open, print, print_json};
 use crate::args::Environment;
 use crate::error::Failure;
 use crate::repository::catalog::choose;
@@ -26,6 +26,9 @@ pub struct VerifyArgs {
     /// Which archive, where there are several
     #[arg(long, value_name = "NAMESPACE/NAME")]
     pub archive: Option<String>,
+    /// Keys to encrypted backups.
+    #[command(flatten)]
+    pub identity: IdentityArgs,
     /// Destination and output.
     #[command(flatten)]
     pub destination: DestinationArgs,
@@ -33,6 +36,7 @@ pub struct VerifyArgs {
 
 /// Verifies.
 pub async fn run(args: &VerifyArgs, environment: &Environment) -> Result<u8, Failure> {
+    let identities = args.identity.read()?;
     let (_, destination) = open(&args.uri, &args.destination, environment)?;
     let archives = archives(destination.as_ref()).await?;
     let choice = choose(&archives, args.archive.as_deref(), &args.run)?;
@@ -44,7 +48,7 @@ pub async fn run(args: &VerifyArgs, environment: &Environment) -> Result<u8, Fai
     let progress = Arc::new(Progress::default());
     let total = manifest.objects().map(|object| object.size).sum();
     let meter = Meter::start("verifying", &progress, Some(total), json);
-    let verified = verify(destination.as_ref(), choice.backup, &progress).await;
+    let verified = verify(destination.as_ref(), choice.backup, &identities, &progress).await;
     drop(meter);
     let counts = verified.map_err(|failure| failure.while_doing(&manifest.run))?;
     let code = if manifest.outcome == Outcome::Complete { GOOD } else { INCOMPLETE };

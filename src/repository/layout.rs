@@ -9,8 +9,10 @@ use crate::source::Content;
 pub const OWNER: &str = "owner.json";
 /// Who is writing, since when.
 pub const STARTED: &str = "started.json";
-/// What the command said.
-pub const LOG: &str = "log.txt";
+/// What is put behind the name of what is encrypted.
+const ENCRYPTED: &str = ".age";
+/// What the command said, where it is not encrypted.
+const LOG: &str = "log.txt";
 /// What makes it a backup.
 pub const MANIFEST: &str = "manifest.json";
 
@@ -23,11 +25,18 @@ pub const fn data_name(content: Content) -> &'static str {
 }
 
 /// Name of the `index`-th data object (from 0), so that `cat archive.tar.zst*` is in order.
-pub fn segment_name(content: Content, index: usize) -> String {
+pub fn segment_name(content: Content, encrypted: bool, index: usize) -> String {
+    let name = data_name(content);
+    let age = if encrypted { ENCRYPTED } else { "" };
     match index {
-        0 => data_name(content).into(),
-        _ => format!("{}.{index:04}", data_name(content)),
+        0 => format!("{name}{age}"),
+        _ => format!("{name}{age}.{index:04}"),
     }
+}
+
+/// Name of what the command said.
+pub fn log_name(encrypted: bool) -> String {
+    format!("{LOG}{}", if encrypted { ENCRYPTED } else { "" })
 }
 
 /// Name of an attempt's folder: `<run>-<8 hex of the run's UID>-<attempt>`.
@@ -73,11 +82,18 @@ mod tests {
 
     #[test]
     fn data_is_in_order_for_cat() {
-        let mut names: Vec<_> = (0..12).map(|n| segment_name(Content::Tar, n)).collect();
-        assert_eq!(names[..3], ["archive.tar.zst", "archive.tar.zst.0001", "archive.tar.zst.0002"]);
-        let written = names.clone();
-        names.sort();
-        assert_eq!(names, written);
+        for (encrypted, first) in [
+            (false, ["archive.tar.zst", "archive.tar.zst.0001", "archive.tar.zst.0002"]),
+            (true, ["archive.tar.zst.age", "archive.tar.zst.age.0001", "archive.tar.zst.age.0002"]),
+        ] {
+            let mut names: Vec<_> = (0..12).map(|n| segment_name(Content::Tar, encrypted, n)).collect();
+            assert_eq!(names[..3], first);
+            let written = names.clone();
+            names.sort();
+            assert_eq!(names, written);
+        }
+        assert_eq!(segment_name(Content::Raw, true, 1), "dump.zst.age.0001");
+        assert_eq!((log_name(false), log_name(true)), ("log.txt".into(), "log.txt.age".into()));
     }
 
     #[test]

@@ -168,7 +168,7 @@ pub struct Manifest {
     pub consistency: Consistency,
     /// How they are stored.
     pub compression: Compression,
-    /// age recipients; none in this version.
+    /// age recipients (public keys) that data and log are encrypted for; none: they are not encrypted.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub encryption_recipients: Vec<String>,
     /// All raw bytes.
@@ -180,7 +180,7 @@ pub struct Manifest {
     pub files: Option<u64>,
     /// The data, in order: `cat` of them is the archive.
     pub segments: Vec<Object>,
-    /// `log.txt`, where there is one.
+    /// `log.txt` or `log.txt.age`, where there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub log: Option<Object>,
     /// Said but not fatal.

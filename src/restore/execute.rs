@@ -7,6 +7,7 @@
 use super::{RestoreTarget, Written, failure_of};
 use crate::archive::Tally;
 use crate::archive::decode::{Decoded, Reader};
+use crate::archive::decrypt::{self, Identities, Opened};
 use crate::destination::Destination;
 use crate::error::{Failure, Reason};
 use crate::repository::catalog::Backup;
@@ -24,15 +25,17 @@ use tokio::sync::mpsc;
 /// Pieces between the two tasks, at most 256 KiB each from a folder; from S3 as the network gives them.
 const PIECES: usize = 16;
 
-/// Restores a backup into `target`. `progress.stored` counts fetched bytes, `progress.read` raw ones.
+/// Restores a backup into `target`. `identities` are needed where it is encrypted. `progress.stored` counts fetched bytes,
+/// `progress.read` raw ones.
 pub async fn restore(
     destination: &dyn Destination,
     backup: &Backup,
+    identities: &Identities,
     mut target: Box<dyn RestoreTarget>,
     progress: &Arc<Progress>,
 ) -> Result<Written, Failure> {
     let content = backup.manifest.content;
-    let (written, mut target) = pass(destination, backup, progress, move |raw| {
+    let (written, mut target) = pass(destination, backup, identities, progress, move |raw| {
         let written = target.write(content, raw)?;
         Ok((written, target))
     })
@@ -41,26 +44,29 @@ pub async fn restore(
     Ok(written)
 }
 
-/// Reads everything that a backup's manifest names and compares it; gives the counts of a tar.
+/// Reads everything that a backup's manifest names and compares it; gives the counts of a tar. `identities` are needed
+/// where it is encrypted: what nobody can open is not proven to be a backup.
 pub async fn verify(
     destination: &dyn Destination,
     backup: &Backup,
+    identities: &Identities,
     progress: &Arc<Progress>,
 ) -> Result<Option<Counts>, Failure> {
     let manifest = &backup.manifest;
+    check_support(manifest, identities)?;
     if let Some(log) = &manifest.log {
         let (pieces, mut passed) = mpsc::channel(PIECES);
         let fetched = async move {
             // Owned here, so that the channel closes when it is done.
             let pieces = pieces;
-            fetch(destination, backup, std::slice::from_ref(log), &pieces, progress).await
+            fetch(destination, backup, std::slice::from_ref(log), None, &pieces, progress).await
         };
         let drained = async { while passed.recv().await.is_some() {} };
         let (fetched, ()) = tokio::join!(fetched, drained);
         fetched?;
     }
     let content = manifest.content;
-    let counts = pass(destination, backup, progress, move |raw| {
+    let counts = pass(destination, backup, identities, progress, move |raw| {
         let mut watch = (content == Content::Tar).then(TarWatch::default);
         let mut piece = vec![0; 128 * 1024];
         loop {
@@ -89,20 +95,29 @@ pub async fn verify(
 async fn pass<T: Send + 'static>(
     destination: &dyn Destination,
     backup: &Backup,
+    identities: &Identities,
     progress: &Arc<Progress>,
     consume: impl FnOnce(&mut dyn Read) -> Result<T, Failure> + Send + 'static,
 ) -> Result<T, Failure> {
     let manifest = &backup.manifest;
-    check_support(manifest)?;
+    check_support(manifest, identities)?;
+    let encrypted = !manifest.encryption_recipients.is_empty();
+    let identities = encrypted.then(|| identities.clone());
     let (pieces, passed) = mpsc::channel(PIECES);
     let raw_limit = manifest.raw.size;
     let counted = progress.clone();
     let work = tokio::task::spawn_blocking(move || -> Result<(T, Decoded), Failure> {
-        let mut reader = Reader::new(Pieces { passed }, raw_limit)?;
+        let stored = match identities {
+            None => Stored::Plain(Pieces { passed }),
+            Some(identities) => Stored::Encrypted(Box::new(decrypt::open(Pieces { passed }, &identities)?)),
+        };
+        let mut reader = Reader::new(stored, raw_limit)?;
         let consumed = consume(&mut Counted { reader: &mut reader, progress: &counted })?;
         Ok((consumed, reader.finish()?))
     });
-    let fetched = fetch(destination, backup, &manifest.segments, &pieces, progress).await;
+    // What is decoded is what is stored, unless it was decrypted before.
+    let mut whole = encrypted.then(Tally::default);
+    let fetched = fetch(destination, backup, &manifest.segments, whole.as_mut(), &pieces, progress).await;
     drop(pieces);
     let consumed = work.await.map_err(lost)?;
     // A consumer that stopped listening has an error of its own.
@@ -112,7 +127,8 @@ async fn pass<T: Send + 'static>(
         Ok(()) => true,
     };
     let (consumed, decoded) = consumed?;
-    if !fetched || !manifest.raw.is(&decoded.raw) || !manifest.stored.is(&decoded.stored) {
+    let stored = whole.map_or(decoded.stored, |whole| whole.measure());
+    if !fetched || !manifest.raw.is(&decoded.raw) || !manifest.stored.is(&stored) {
         return Err(Failure::new(
             Reason::BackupDamaged,
             format!("{} does not hold the bytes that its manifest names", backup.folder),
@@ -139,16 +155,18 @@ impl From<Stopped> for Failure {
     }
 }
 
-/// Sends the objects' bytes in order, and compares each with what the manifest says when its last byte has passed.
+/// Sends the objects' bytes in order, and compares each with what the manifest says when its last byte has passed. `whole`
+/// takes in all of them together.
 async fn fetch(
     destination: &dyn Destination,
     backup: &Backup,
     objects: &[Object],
+    mut whole: Option<&mut Tally>,
     pieces: &mpsc::Sender<Result<Bytes, Failure>>,
     progress: &Progress,
 ) -> Result<(), Stopped> {
     for object in objects {
-        let one = fetch_one(destination, backup, object, pieces, progress).await;
+        let one = fetch_one(destination, backup, object, whole.as_deref_mut(), pieces, progress).await;
         if let Err(Stopped::Failed(failure)) = &one {
             // The decoder should not take it for the end.
             let _ = pieces.send(Err(failure.clone())).await;
@@ -162,6 +180,7 @@ async fn fetch_one(
     destination: &dyn Destination,
     backup: &Backup,
     object: &Object,
+    mut whole: Option<&mut Tally>,
     pieces: &mpsc::Sender<Result<Bytes, Failure>>,
     progress: &Progress,
 ) -> Result<(), Stopped> {
@@ -177,6 +196,9 @@ async fn fetch_one(
     let mut tally = Tally::default();
     while let Some(piece) = stream.try_next().await.map_err(Stopped::Failed)? {
         tally.add(&piece);
+        if let Some(whole) = &mut whole {
+            whole.add(&piece);
+        }
         progress.stored.fetch_add(piece.len() as u64, Ordering::Relaxed);
         if tally.size() > object.size {
             return Err(damaged(format!("is longer than the {} bytes that the manifest names", object.size)));
@@ -193,17 +215,20 @@ async fn fetch_one(
     Ok(())
 }
 
-/// What this version can read.
-fn check_support(manifest: &Manifest) -> Result<(), Failure> {
-    let unsupported = if !manifest.encryption_recipients.is_empty() {
-        "it is encrypted"
-    } else if manifest.compression.format != "zstd-seekable" {
-        "it is compressed in another way"
-    } else {
-        return Ok(());
-    };
-    let message = format!("this version of ubo cannot read the backup: {unsupported}. Use a newer ubo");
-    Err(Failure::new(Reason::NotSupported, message))
+/// What this version can read, and whether there is a key to it.
+fn check_support(manifest: &Manifest, identities: &Identities) -> Result<(), Failure> {
+    if manifest.compression.format != "zstd-seekable" {
+        let message = "this version of ubo cannot read the backup: it is compressed in another way. Use a newer ubo";
+        return Err(Failure::new(Reason::NotSupported, message));
+    }
+    if !manifest.encryption_recipients.is_empty() && identities.is_empty() {
+        let message = format!(
+            "the backup is encrypted. Give the private key of one of its recipients with --identity FILE; they are: {}",
+            manifest.encryption_recipients.join(", ")
+        );
+        return Err(Failure::new(Reason::IdentityMissing, message));
+    }
+    Ok(())
 }
 
 fn lost(_: tokio::task::JoinError) -> Failure {
@@ -222,9 +247,25 @@ impl Iterator for Pieces {
     }
 }
 
+/// What the decoder reads: the pieces themselves, or what is in them.
+enum Stored {
+    Plain(Pieces),
+    Encrypted(Box<Opened<Pieces>>),
+}
+
+impl Iterator for Stored {
+    type Item = Result<Bytes, Failure>;
+    fn next(&mut self) -> Option<Self::Item> {
+        match self {
+            Self::Plain(pieces) => pieces.next(),
+            Self::Encrypted(opened) => opened.next(),
+        }
+    }
+}
+
 /// Counts raw bytes as they are read.
 struct Counted<'a> {
-    reader: &'a mut Reader<Pieces>,
+    reader: &'a mut Reader<Stored>,
     progress: &'a Progress,
 }
 

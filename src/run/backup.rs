@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! owner.json ► started.json ► open the source ─► bytes ─┬► TarWatch (a tar: is its end there? anything in it?)
-//!                                                       └► Encoder ─► frames ─► staged object(s)
+//!                                                       └► Encoder ─► frames ─► Seal (encryption) ─► staged object(s)
 //!   ... the source has ended ...
 //! completion ► tar end ► guards ► commit ► sizes ► log.txt ► manifest.json ► read back ► sizes again ► Report
 //! ```
@@ -39,6 +39,7 @@ use super::guard::guard;
 use super::report::{Plan, Progress, Report, StoredObject};
 use crate::api::names::ObjectKey;
 use crate::archive::encode::{Encoder, FRAME_SIZE};
+use crate::archive::encrypt::{Seal, encrypt};
 use crate::archive::{Measure, Tally};
 use crate::clock::Clock;
 use crate::destination::{Destination, Put, Staged, Stored};
@@ -179,6 +180,7 @@ impl Attempt<'_> {
         let capture = self.capture.insert(source.open(stop.clone()).await?);
         let facts = capture.facts.clone();
         let mut encoder = Encoder::new(self.plan.compression_level);
+        let mut seal = Seal::new(&self.plan.recipients)?;
         let mut watch = (facts.content == Content::Tar).then(TarWatch::default);
         while let Some(capture) = self.capture.as_mut()
             && let Some(chunk) = capture.bytes.recv().await
@@ -189,7 +191,7 @@ impl Attempt<'_> {
                 self.progress.files.store(watch.counts().files, Ordering::Relaxed);
             }
             for frame in encoder.push(&chunk).await? {
-                self.store(facts.content, frame).await?;
+                self.store(facts.content, seal.push(frame).await?).await?;
             }
         }
         let completion = match self.capture.as_mut() {
@@ -203,8 +205,9 @@ impl Attempt<'_> {
         guard(self.plan.allow_empty, self.plan.minimum_size, &completion, raw_size, counts)?;
         let (last, raw) = encoder.finish().await?;
         for frame in last {
-            self.store(facts.content, frame).await?;
+            self.store(facts.content, seal.push(frame).await?).await?;
         }
+        self.store(facts.content, seal.finish()?).await?;
         Ok(Captured { facts, completion, raw, counts })
     }
 
@@ -276,15 +279,19 @@ impl Attempt<'_> {
         Ok(())
     }
 
-    /// Hands a frame to the destination; begins another object where this one is long enough.
+    /// Hands a frame (or what encryption made of it, which may be nothing) to the destination; begins another object where
+    /// this one is long enough.
     async fn store(&mut self, content: Content, frame: Bytes) -> Result<(), Failure> {
+        if frame.is_empty() {
+            return Ok(());
+        }
         let size = frame.len() as u64;
         let full = |segment: &Segment| segment.tally.size() > 0 && segment.tally.size() + size > self.segment_size;
         if self.segments.last().is_none_or(full) {
             if let [only] = &self.segments[..] {
                 self.whole = Some(only.tally.clone());
             }
-            let name = layout::segment_name(content, self.segments.len());
+            let name = layout::segment_name(content, self.is_encrypted(), self.segments.len());
             let key = self.folder.join(&name)?;
             let staged = Some(self.destination.stage(&key).await?);
             self.segments.push(Segment { name, key, staged, tally: Tally::default() });
@@ -361,7 +368,7 @@ impl Attempt<'_> {
                 level: self.plan.compression_level,
                 frame_size: FRAME_SIZE as u64,
             },
-            encryption_recipients: Vec::new(),
+            encryption_recipients: self.plan.recipients.iter().map(|to| to.as_str().to_owned()).collect(),
             raw: raw.clone().into(),
             stored: stored.clone().into(),
             files: counts.map(|counts| counts.files),
@@ -405,12 +412,15 @@ impl Attempt<'_> {
         if log.is_empty() {
             return Ok(None);
         }
-        let log = Bytes::copy_from_slice(&log[log.len().saturating_sub(LOG_LIMIT)..]);
-        let key = self.folder.join(layout::LOG)?;
+        let log = &log[log.len().saturating_sub(LOG_LIMIT)..];
+        let encrypted = self.is_encrypted();
+        let log = if encrypted { encrypt(&self.plan.recipients, log)? } else { Bytes::copy_from_slice(log) };
+        let name = layout::log_name(encrypted);
+        let key = self.folder.join(&name)?;
         self.written.push(key.clone());
         self.destination.put(&key, log.clone(), Put::Always).await?;
         let digest = blake3::hash(&log).to_hex().to_string();
-        Ok(Some(Object { name: layout::LOG.into(), size: log.len() as u64, digest }))
+        Ok(Some(Object { name, size: log.len() as u64, digest }))
     }
 
     /// Writes the manifest if none is there, and reads it back.
@@ -433,6 +443,10 @@ impl Attempt<'_> {
             ));
         }
         Ok(())
+    }
+
+    fn is_encrypted(&self) -> bool {
+        !self.plan.recipients.is_empty()
     }
 
     fn warn(&mut self, warning: String) {

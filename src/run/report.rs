@@ -1,6 +1,7 @@
 //! **P** What a backup is asked for, what it counts while it works, and what it reports.
 
 use super::{AttemptId, Phase};
+use crate::archive::encrypt::Recipient;
 use crate::error::Reason;
 use crate::source::Consistency;
 use serde_json::Value;
@@ -17,6 +18,8 @@ pub struct Plan {
     pub strategy: &'static str,
     /// zstd level.
     pub compression_level: i32,
+    /// Who can read the backup; none: it is not encrypted.
+    pub recipients: Vec<Recipient>,
     /// An empty backup is a success.
     pub allow_empty: bool,
     /// Least raw size in bytes of a good backup.

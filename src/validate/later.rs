@@ -5,8 +5,7 @@
 use super::problems::Problems;
 use super::read::object_name;
 use crate::api::backup_job::{
-    EncryptionSpec, NotifySpec, Place, PodSelector, Quantity, Resources, RetentionSpec, RunnerSpec, VerifyDepth,
-    VerifySpec,
+    NotifySpec, Place, PodSelector, Quantity, Resources, RetentionSpec, RunnerSpec, VerifyDepth, VerifySpec,
 };
 use std::collections::BTreeMap;
 
@@ -41,15 +40,6 @@ pub(super) fn retention(path: &str, spec: Option<&RetentionSpec>, problems: &mut
         object_name(format_args!("{path}.secretRef"), secret, problems);
     }
     problems.unsupported_field(path, true);
-}
-
-pub(super) fn encryption(spec: Option<&EncryptionSpec>, problems: &mut Problems) {
-    let Some(EncryptionSpec { recipients, identity_secret_ref }) = spec else { return };
-    if recipients.is_empty() {
-        problems.invalid("spec.encryption.recipients", "is needed; leave encryption out for archives in the clear");
-    }
-    problems.unsupported_field("spec.encryption.recipients", !recipients.is_empty());
-    problems.unsupported_field("spec.encryption.identitySecretRef", identity_secret_ref.is_some());
 }
 
 pub(super) fn verify(spec: Option<&VerifySpec>, problems: &mut Problems) {

@@ -6,6 +6,7 @@
 
 use crate::api::backup_job::BackupJob;
 use crate::api::names::{JobRef, Namespace, ObjectKey, Uid};
+use crate::archive::encrypt::Recipient;
 use crate::destination::address::Address;
 use crate::schedule::cron::Schedule;
 use chrono::{DateTime, Utc};
@@ -144,6 +145,8 @@ pub struct ValidatedJob {
     pub service_account: String,
     /// zstd level.
     pub compression_level: i32,
+    /// Who can read the backups; none: they are not encrypted.
+    pub recipients: Vec<Recipient>,
     /// An empty backup is a success.
     pub allow_empty: bool,
     /// Least raw size in bytes of a good backup.

@@ -8,10 +8,11 @@ use super::{
 };
 use crate::api::backup_job::{
     BackupJob, BackupJobSpec, CompressionSpec, ConcurrencyPolicy, DeletionPolicy, DestinationSpec, DestinationType,
-    GuardSpec, MissedRuns, NamedDestination, OnChange, Output, PodChoice, RetrySpec, StrategySpec, StrategyType,
-    TargetKind, TargetSpec, Via,
+    EncryptionSpec, GuardSpec, MissedRuns, NamedDestination, OnChange, Output, PodChoice, RetrySpec, StrategySpec,
+    StrategyType, TargetKind, TargetSpec, Via,
 };
 use crate::api::names::{JobName, JobRef, Namespace, ObjectKey, Uid};
+use crate::archive::encrypt::Recipient;
 use crate::destination::address::Address;
 use crate::schedule::cron::{Origin, Schedule};
 use chrono::{DateTime, Utc};
@@ -76,6 +77,7 @@ struct Parts {
     retry_backoff: Duration,
     service_account: String,
     compression_level: i32,
+    recipients: Vec<Recipient>,
     allow_empty: bool,
     minimum_size: Option<u64>,
     keep_successful: u32,
@@ -100,6 +102,7 @@ impl Parts {
             retry_backoff: self.retry_backoff,
             service_account: self.service_account,
             compression_level: self.compression_level,
+            recipients: self.recipients,
             allow_empty: self.allow_empty,
             minimum_size: self.minimum_size,
             keep_successful: self.keep_successful,
@@ -160,6 +163,7 @@ fn spec(spec: &BackupJobSpec, identity: Option<&Identity>, problems: &mut Proble
     let backoff = within("spec.retry.backoffSeconds", backoff_seconds.unwrap_or(30), 1..=600, problems);
     let CompressionSpec { level } = compression.clone().unwrap_or_default();
     let compression_level = within("spec.compression.level", level.unwrap_or(3), 1..=19, problems);
+    let recipients = encryption.as_ref().map_or_else(Vec::new, |spec| recipients(spec, problems));
     let keep_successful = within(
         "spec.successfulRunsHistoryLimit",
         successful_runs_history_limit.unwrap_or(3),
@@ -174,7 +178,6 @@ fn spec(spec: &BackupJobSpec, identity: Option<&Identity>, problems: &mut Proble
     object_name("spec.serviceAccountName", service_account, problems);
 
     later::retention("spec.retention", retention.as_ref(), problems);
-    later::encryption(encryption.as_ref(), problems);
     later::verify(verify.as_ref(), problems);
     later::notify(notify, problems);
     later::runner(runner.as_ref(), problems);
@@ -190,6 +193,7 @@ fn spec(spec: &BackupJobSpec, identity: Option<&Identity>, problems: &mut Proble
         retry_backoff: Duration::from_secs(backoff.into()),
         service_account: service_account.to_owned(),
         compression_level,
+        recipients,
         allow_empty,
         minimum_size,
         keep_successful,
@@ -475,6 +479,23 @@ fn schedule(
             Err(Reported)
         }
     }
+}
+
+/// Who can read the backups.
+fn recipients(spec: &EncryptionSpec, problems: &mut Problems) -> Vec<Recipient> {
+    let EncryptionSpec { recipients, identity_secret_ref } = spec;
+    if recipients.is_empty() {
+        problems.invalid("spec.encryption.recipients", "is needed; leave encryption out for archives in the clear");
+    }
+    problems.unsupported_field("spec.encryption.identitySecretRef", identity_secret_ref.is_some());
+    let mut read = Vec::new();
+    for (index, text) in recipients.iter().enumerate() {
+        match Recipient::parse(text) {
+            Ok(recipient) => read.push(recipient),
+            Err(why) => problems.invalid(format_args!("spec.encryption.recipients[{index}]"), why),
+        }
+    }
+    read
 }
 
 /// Whether an empty backup is good, and the least size of a good one.

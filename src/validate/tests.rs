@@ -50,6 +50,17 @@ fn refused(path: &str, value: &Value) -> Invalid {
     validate(&with(path, value.clone())).expect_err(&format!("{path} = {value}"))
 }
 
+/// A public key as age-keygen prints it; the example of the schema.
+const RECIPIENT: &str = "age1ql3z7hjy54pw3hyww5ayyfg7zqgvc7w3j2elw8zmrj2kg5sfn9aqmcac8p";
+
+#[test]
+fn who_can_read_it_is_read() {
+    let mut document = example();
+    set(&mut document, "spec.encryption.recipients", json!([RECIPIENT]));
+    let valid = validate(&serde_json::from_value(document).unwrap()).unwrap();
+    assert!(matches!(&valid.recipients[..], [one] if one.as_str() == RECIPIENT));
+}
+
 #[test]
 fn the_example_holds() {
     let job = validate(&with("spec.suspend", Value::Null)).expect("holds");
@@ -154,6 +165,18 @@ fn what_does_not_hold_is_refused_with_its_path_and_reason() {
         ("spec.guard", json!({ "minimumSize": "much" }), "spec.guard.minimumSize", Reason::InvalidSpec),
         ("spec.serviceAccountName", json!("X"), "spec.serviceAccountName", Reason::InvalidSpec),
         ("spec.encryption", json!({}), "spec.encryption.recipients", Reason::InvalidSpec),
+        (
+            "spec.encryption.recipients",
+            json!([RECIPIENT, "age1x"]),
+            "spec.encryption.recipients[1]",
+            Reason::InvalidSpec,
+        ),
+        (
+            "spec.encryption.recipients",
+            json!(["AGE-SECRET-KEY-1pw"]),
+            "spec.encryption.recipients[0]",
+            Reason::InvalidSpec,
+        ),
     ] {
         let error = refused(path, &value);
         assert_eq!(error.reason, reason, "{path} = {value}: {error}");
@@ -245,10 +268,9 @@ fn not_implemented() -> Vec<(&'static str, Value, &'static str)> {
         field("spec.guard.maximumShrinkPercent", json!(10)),
         field("spec.guard.maximumStagedSize", json!("5Gi")),
         field("spec.guard.allowLiveDatabase", json!(true)),
-        field("spec.encryption.recipients", json!(["age1x"])),
         (
             "spec.encryption",
-            json!({ "recipients": ["x"], "identitySecretRef": "x" }),
+            json!({ "recipients": [RECIPIENT], "identitySecretRef": "x" }),
             "spec.encryption.identitySecretRef",
         ),
         field("spec.verify.schedule", json!("@daily")),

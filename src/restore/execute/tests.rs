@@ -1,5 +1,6 @@
 use super::*;
 use crate::api::names::{JobRef, ObjectKey, RunName, Uid};
+use crate::archive::encrypt::Recipient;
 use crate::clock::FixedClock;
 use crate::destination::faulty::{Fault, Faulty, Operation};
 use crate::destination::object_store::ObjectStore;
@@ -9,6 +10,7 @@ use crate::run::AttemptId;
 use crate::run::backup::back_up;
 use crate::run::report::Plan;
 use crate::source::{Capture, CaptureFacts, Completion, Consistency, Ending, Source};
+use age::secrecy::ExposeSecret;
 use async_trait::async_trait;
 use chrono::DateTime;
 use futures::FutureExt;
@@ -59,8 +61,18 @@ fn noise(size: usize) -> Vec<u8> {
     (0..size as u64).map(|i| i.wrapping_mul(0x9E37_79B9_7F4A_7C15).to_le_bytes()[6]).collect()
 }
 
+static NONE: std::sync::LazyLock<Identities> = std::sync::LazyLock::new(Identities::default);
+
 /// A destination with one backup of `raw`.
 async fn with_backup(content: Content, raw: &[u8]) -> (Arc<dyn Destination>, Backup) {
+    with_encrypted_backup(content, raw, Vec::new()).await
+}
+
+async fn with_encrypted_backup(
+    content: Content,
+    raw: &[u8],
+    recipients: Vec<Recipient>,
+) -> (Arc<dyn Destination>, Backup) {
     let operator = opendal::Operator::new(opendal::services::Memory::default()).unwrap();
     let destination: Arc<dyn Destination> = Arc::new(ObjectStore::without_http(&operator, "memory"));
     let plan = Plan {
@@ -77,6 +89,7 @@ async fn with_backup(content: Content, raw: &[u8]) -> (Arc<dyn Destination>, Bac
         target: serde_json::json!({}),
         strategy: "dump",
         compression_level: 1,
+        recipients,
         allow_empty: false,
         minimum_size: None,
     };
@@ -99,11 +112,11 @@ async fn what_went_in_comes_out() {
     let raw = noise(5_000_000);
     let (destination, backup) = with_backup(Content::Raw, &raw).await;
     let (seen, progress) = (Seen::default(), Arc::<Progress>::default());
-    let written = restore(&*destination, &backup, Box::new(seen.clone()), &progress).await.unwrap();
+    let written = restore(&*destination, &backup, &NONE, Box::new(seen.clone()), &progress).await.unwrap();
     assert_eq!((written.bytes, *seen.confirmed.lock().unwrap()), (5_000_000, true));
     assert!(*seen.bytes.lock().unwrap() == raw);
     assert_eq!(progress.read.load(Ordering::Relaxed), 5_000_000);
-    assert_eq!(verify(&*destination, &backup, &progress).await.unwrap(), None);
+    assert_eq!(verify(&*destination, &backup, &NONE, &progress).await.unwrap(), None);
 }
 
 #[tokio::test]
@@ -114,9 +127,9 @@ async fn a_tar_is_verified_to_its_end() {
     tar.append_data(&mut header, "a", b"abc".as_slice()).unwrap();
     let (destination, mut backup) = with_backup(Content::Tar, &tar.into_inner().unwrap()).await;
     let progress = Arc::default();
-    assert_eq!(verify(&*destination, &backup, &progress).await.unwrap().unwrap().files, 1);
+    assert_eq!(verify(&*destination, &backup, &NONE, &progress).await.unwrap().unwrap().files, 1);
     backup.manifest.files = Some(2);
-    let failure = verify(&*destination, &backup, &progress).await.unwrap_err();
+    let failure = verify(&*destination, &backup, &NONE, &progress).await.unwrap_err();
     assert!(failure.message.contains("1 files"), "{failure}");
 }
 
@@ -142,25 +155,26 @@ async fn every_change_is_found() {
     ] {
         destination.put(&backup.key("dump.zst").unwrap(), bytes.into(), Put::Always).await.unwrap();
         let seen = Seen::default();
-        let failure = restore(&*destination, &backup, Box::new(seen.clone()), &Arc::default()).await.expect_err(case);
+        let failure =
+            restore(&*destination, &backup, &NONE, Box::new(seen.clone()), &Arc::default()).await.expect_err(case);
         assert_eq!(failure.reason, Reason::BackupDamaged, "{case}: {failure}");
         assert!(!*seen.confirmed.lock().unwrap(), "{case}");
         assert_eq!(
-            verify(&*destination, &backup, &Arc::default()).await.expect_err(case).reason,
+            verify(&*destination, &backup, &NONE, &Arc::default()).await.expect_err(case).reason,
             Reason::BackupDamaged
         );
     }
     destination.delete(&backup.key("dump.zst").unwrap()).await.unwrap();
-    let failure = verify(&*destination, &backup, &Arc::default()).await.unwrap_err();
+    let failure = verify(&*destination, &backup, &NONE, &Arc::default()).await.unwrap_err();
     assert!(failure.reason == Reason::BackupDamaged && failure.message.contains("is missing"), "{failure}");
 }
 
 #[tokio::test]
 async fn a_log_that_changed_is_found_too() {
     let (destination, backup) = with_backup(Content::Raw, b"dump").await;
-    assert!(verify(&*destination, &backup, &Arc::default()).await.is_ok());
+    assert!(verify(&*destination, &backup, &NONE, &Arc::default()).await.is_ok());
     destination.put(&backup.key("log.txt").unwrap(), Bytes::from_static(b"saic"), Put::Always).await.unwrap();
-    assert_eq!(verify(&*destination, &backup, &Arc::default()).await.unwrap_err().reason, Reason::BackupDamaged);
+    assert_eq!(verify(&*destination, &backup, &NONE, &Arc::default()).await.unwrap_err().reason, Reason::BackupDamaged);
 }
 
 #[tokio::test]
@@ -170,7 +184,7 @@ async fn another_backup_under_the_same_name_is_found() {
     let (other, _) = with_backup(Content::Raw, &noise(100_001)[1..]).await;
     let bytes = stored(&*other, &backup, "dump.zst").await;
     destination.put(&backup.key("dump.zst").unwrap(), bytes.into(), Put::Always).await.unwrap();
-    assert_eq!(verify(&*destination, &backup, &Arc::default()).await.unwrap_err().reason, Reason::BackupDamaged);
+    assert_eq!(verify(&*destination, &backup, &NONE, &Arc::default()).await.unwrap_err().reason, Reason::BackupDamaged);
 }
 
 #[tokio::test]
@@ -178,17 +192,84 @@ async fn errors_keep_their_reason() {
     let (destination, backup) = with_backup(Content::Raw, &noise(5_000_000)).await;
     let down =
         Faulty::new(destination.clone()).always(Operation::Read, "dump.zst", Fault::Fail(Reason::DestinationDenied));
-    let failure = restore(&down, &backup, Box::new(Seen::default()), &Arc::default()).await.unwrap_err();
+    let failure = restore(&down, &backup, &NONE, Box::new(Seen::default()), &Arc::default()).await.unwrap_err();
     assert_eq!(failure.reason, Reason::DestinationDenied);
     let full = Seen { fails: Some(Reason::RestoreTargetUnavailable), ..Seen::default() };
-    let failure = restore(&*destination, &backup, Box::new(full), &Arc::default()).await.unwrap_err();
+    let failure = restore(&*destination, &backup, &NONE, Box::new(full), &Arc::default()).await.unwrap_err();
     assert_eq!(failure.message, "the target is full");
 }
 
 #[tokio::test]
 async fn what_this_version_cannot_read_is_said() {
     let (destination, mut backup) = with_backup(Content::Raw, b"dump").await;
-    backup.manifest.encryption_recipients = vec!["age1xyz".into()];
-    let failure = verify(&*destination, &backup, &Arc::default()).await.unwrap_err();
-    assert!(failure.reason == Reason::NotSupported && failure.message.contains("encrypted"), "{failure}");
+    backup.manifest.compression.format = "lz5".into();
+    let failure = verify(&*destination, &backup, &NONE, &Arc::default()).await.unwrap_err();
+    assert!(failure.reason == Reason::NotSupported && failure.message.contains("compressed"), "{failure}");
+}
+
+/// A recipient, and the file with its private key.
+fn pair() -> (Recipient, Identities) {
+    let key = age::x25519::Identity::generate();
+    let recipient = Recipient::parse(&key.to_public().to_string()).unwrap();
+    (recipient, Identities::parse("key", key.to_string().expose_secret()).unwrap())
+}
+
+#[tokio::test]
+async fn an_encrypted_backup_needs_the_right_identity() {
+    let (to, with) = pair();
+    let (_, other) = pair();
+    let raw = noise(3_000_000);
+    let (destination, backup) = with_encrypted_backup(Content::Raw, &raw, vec![to.clone()]).await;
+    let manifest = &backup.manifest;
+    assert_eq!(manifest.encryption_recipients, [to.as_str()]);
+    let names: Vec<&str> = manifest.objects().map(|object| object.name.as_str()).collect();
+    assert_eq!(names, ["dump.zst.age", "log.txt.age"]);
+    // The digests are of what lies there, not of what is in it.
+    let stored: Vec<Bytes> =
+        destination.read(&backup.key("dump.zst.age").unwrap(), None).await.unwrap().try_collect().await.unwrap();
+    let mut tally = Tally::default();
+    tally.add(&stored.concat());
+    assert!(manifest.stored.is(&tally.measure()));
+
+    let seen = Seen::default();
+    let progress = Arc::new(Progress::default());
+    restore(&*destination, &backup, &with, Box::new(seen.clone()), &progress).await.unwrap();
+    assert!(*seen.bytes.lock().unwrap() == raw && *seen.confirmed.lock().unwrap());
+    verify(&*destination, &backup, &with, &Arc::default()).await.unwrap();
+
+    for (identities, word) in [(&*NONE, "--identity FILE"), (&other, "none of the identities")] {
+        let failure = verify(&*destination, &backup, identities, &Arc::default()).await.unwrap_err();
+        assert!(failure.reason == Reason::IdentityMissing && failure.message.contains(word), "{failure}");
+        let seen = Seen::default();
+        let failure =
+            restore(&*destination, &backup, identities, Box::new(seen.clone()), &Arc::default()).await.unwrap_err();
+        assert_eq!(failure.reason, Reason::IdentityMissing);
+        assert!(seen.bytes.lock().unwrap().is_empty() && !*seen.confirmed.lock().unwrap());
+    }
+}
+
+#[tokio::test]
+async fn an_encrypted_backup_that_was_cut_never_passes_even_if_its_manifest_agrees() {
+    let (to, with) = pair();
+    let raw = noise(3_000_000);
+    let (destination, backup) = with_encrypted_backup(Content::Raw, &raw, vec![to]).await;
+    let key = backup.key("dump.zst.age").unwrap();
+    let stored: Vec<Bytes> = destination.read(&key, None).await.unwrap().try_collect().await.unwrap();
+    let whole = stored.concat();
+    // To the edges of age's blocks too, which is where a careless reader sees no cut.
+    let block = 64 * 1024 + 16;
+    let last = (whole.len() - 1) % block;
+    for gone in [1, last, last + 1, block, whole.len() / 2, whole.len() - 300, whole.len()] {
+        let cut = Bytes::copy_from_slice(&whole[..whole.len() - gone]);
+        let mut tally = Tally::default();
+        tally.add(&cut);
+        let mut backup = backup.clone();
+        let measure = tally.measure();
+        backup.manifest.segments[0].size = measure.size;
+        backup.manifest.segments[0].digest.clone_from(&measure.digest);
+        backup.manifest.stored = measure.into();
+        destination.put(&key, cut, Put::Always).await.unwrap();
+        let failure = verify(&*destination, &backup, &with, &Arc::default()).await.unwrap_err();
+        assert_eq!(failure.reason, Reason::BackupDamaged, "{gone} bytes gone: {failure}");
+    }
 }

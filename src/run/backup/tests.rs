@@ -82,6 +82,7 @@ fn plan() -> Plan {
         target: serde_json::json!({"kind": "Pod", "name": "postgres-0"}),
         strategy: "dump",
         compression_level: 3,
+        recipients: Vec::new(),
         allow_empty: false,
         minimum_size: None,
     }
@@ -148,7 +149,7 @@ fn tar_with(content: &[u8]) -> Vec<u8> {
 
 async fn restored(destination: &dyn Destination, objects: &[StoredObject]) -> Vec<u8> {
     let mut stored = Vec::new();
-    for object in objects.iter().filter(|o| o.name != layout::LOG) {
+    for object in objects.iter().filter(|o| o.name != layout::log_name(false)) {
         let key = ObjectKey::new(format!("{FOLDER}/{}", object.name)).unwrap();
         let pieces: Vec<Bytes> = destination.read(&key, None).await.unwrap().try_collect().await.unwrap();
         let bytes = pieces.concat();
@@ -459,9 +460,46 @@ async fn a_large_backup_has_several_objects() {
         all.add(&pieces.concat());
     }
     assert!(manifest.stored.is(&all.measure()));
+    // What `cat` of them gives is one archive, in the order of their names.
+    let mut names: Vec<&String> = manifest.segments.iter().map(|segment| &segment.name).collect();
+    names.sort();
+    assert!(names.iter().zip(&manifest.segments).all(|(sorted, segment)| **sorted == segment.name));
     // One that fails half-way aborts all of them.
     let destination = memory().once(Operation::Commit, ".0001", 1, Fault::Fail(Reason::DestinationUnavailable));
     let source = Scripted::new(Content::Raw, dump);
     back_up_in_segments(&plan, &source, &destination, &clock, &progress, &cancel, 4_500_000).await.unwrap_err();
     assert_nothing_left(&destination, "a segment that failed").await;
+}
+
+#[tokio::test]
+async fn an_encrypted_backup_is_cut_after_it_was_encrypted() {
+    use crate::archive::decrypt::{Identities, open};
+    use crate::archive::encrypt::Recipient;
+    use age::secrecy::ExposeSecret;
+    let key = age::x25519::Identity::generate();
+    let recipients = vec![Recipient::parse(&key.to_public().to_string()).unwrap()];
+    let with = Identities::parse("key", key.to_string().expose_secret()).unwrap();
+    let destination = memory();
+    let dump = noise(9_000_000);
+    let clock = FixedClock::at(DateTime::UNIX_EPOCH);
+    let (plan, progress, cancel) = (Plan { recipients, ..plan() }, Progress::default(), CancellationToken::new());
+    let source = Scripted::new(Content::Raw, dump.clone());
+    let report =
+        back_up_in_segments(&plan, &source, &destination, &clock, &progress, &cancel, 4_500_000).await.unwrap();
+    let names: Vec<&str> = report.objects.iter().map(|o| o.name.as_str()).collect();
+    assert_eq!(names, ["dump.zst.age", "dump.zst.age.0001", "dump.zst.age.0002", "log.txt.age"]);
+    assert_eq!(progress.stored.load(Ordering::Relaxed), report.bytes_stored);
+    let mut stored = Vec::new();
+    for name in &names[..3] {
+        let key = ObjectKey::new(format!("{FOLDER}/{name}")).unwrap();
+        let pieces: Vec<Bytes> = destination.read(&key, None).await.unwrap().try_collect().await.unwrap();
+        stored.extend(pieces.into_iter().map(Ok));
+    }
+    let mut raw = Vec::new();
+    Reader::new(open(stored.into_iter(), &with).unwrap(), u64::MAX).unwrap().read_to_end(&mut raw).unwrap();
+    assert!(raw == dump);
+    let log = ObjectKey::new(format!("{FOLDER}/log.txt.age")).unwrap();
+    let log: Vec<Bytes> = destination.read(&log, None).await.unwrap().try_collect().await.unwrap();
+    let said: Vec<Bytes> = open(log.into_iter().map(Ok), &with).unwrap().collect::<Result<_, _>>().unwrap();
+    assert_eq!(said.concat(), b"said");
 }

@@ -11,7 +11,7 @@ use std::path::Path;
 use std::process::Command;
 
 /// A file that each package brings, and the package.
-const NEEDED: [(&str, &str); 15] = [
+const NEEDED: [(&str, &str); 16] = [
     ("/usr/bin/etcd", "etcd-server"),
     ("/usr/bin/containerd", "containerd"),
     ("/usr/sbin/runc", "runc"),
@@ -27,6 +27,7 @@ const NEEDED: [(&str, &str); 15] = [
     ("/usr/bin/strip", "binutils"),
     ("/etc/ssl/certs/ca-certificates.crt", "ca-certificates"),
     ("/usr/bin/zstd", "zstd"),
+    ("/usr/bin/age", "age"),
 ];
 
 /// `invoke-rc.d` asks this file whether it may start a service (policy-rc.d, Debian policy 9.3.3); 101 means no.

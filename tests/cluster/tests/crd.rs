@@ -132,6 +132,8 @@ fn refused() -> Vec<(Value, &'static str)> {
         (with("spec.retention", json!({ "keepLast": 0, "secretRef": "x" })), "keeps nothing would delete every backup"),
         (with("spec.retention", json!({ "keepWithin": "0d" })), "should match"),
         (with("spec.encryption", json!({ "identitySecretRef": "x" })), "recipients is needed"),
+        (with("spec.encryption", json!({ "recipients": ["age1x"] })), "spec.encryption"),
+        (with("spec.encryption", json!({ "recipients": ["AGE-SECRET-KEY-1X"] })), "never stand here"),
         (with("spec.guard", json!({ "minimumSize": "-1" })), "should match"),
         (with("spec.retry", json!({ "limit": 21 })), "should be less than or equal to 20"),
         (
@@ -230,7 +232,7 @@ fn everything() -> Value {
             "retention": { "keepLast": 1, "keepHourly": 1, "keepDaily": 1, "keepWeekly": 1, "keepMonthly": 1, "keepYearly": 1, "keepWithin": "30d", "secretRef": "x" },
             "guard": { "minimumSize": 1024, "maximumShrinkPercent": 10, "maximumStagedSize": "1.5Gi", "allowEmpty": true, "allowLiveDatabase": true },
             "compression": { "level": 19 },
-            "encryption": { "recipients": ["age1x"], "identitySecretRef": "x" },
+            "encryption": { "recipients": ["age1ql3z7hjy54pw3hyww5ayyfg7zqgvc7w3j2elw8zmrj2kg5sfn9aqmcac8p"], "identitySecretRef": "x" },
             "verify": { "schedule": "@weekly", "depth": "Data", "restore": { "any": { "thing": 1 } } },
             "notify": [{ "name": "x", "type": "Webhook", "on": ["Failure", "Recovery"], "secretRef": "x" }],
             "runner": {

@@ -152,7 +152,10 @@ async fn every_secret_that_is_named_must_be_readable() -> Result<()> {
                 json!({ "name": "a", "type": "s3", "uri": "s3://bucket", "retention": { "keepLast": 1, "secretRef": secret } }),
             ),
             base("spec.retention", json!({ "keepLast": 1, "secretRef": secret })),
-            base("spec.encryption", json!({ "recipients": ["x"], "identitySecretRef": secret })),
+            base(
+                "spec.encryption",
+                json!({ "recipients": ["age1ql3z7hjy54pw3hyww5ayyfg7zqgvc7w3j2elw8zmrj2kg5sfn9aqmcac8p"], "identitySecretRef": secret }),
+            ),
             base(
                 "spec.notify",
                 json!([{ "name": "a", "type": "Slack", "secretRef": "mine" }, { "name": "b", "type": "Slack", "secretRef": secret }]),
