@@ -4,14 +4,17 @@ use crate::api::names::Namespace;
 use crate::error::{Failure, Reason};
 use crate::tenant::{Account, code, unavailable};
 use crate::validate::{Target, WorkloadKind};
-use k8s_openapi::api::apps::v1::StatefulSet;
-use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
+use choose::{Candidates, DEFAULT_CONTAINER, candidates, first_ready, newest_first, readiness};
+use k8s_openapi::api::apps::v1::{DaemonSet, Deployment, ReplicaSet, StatefulSet};
+use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use kube::api::{Api, ListParams};
 use kube::core::Selector;
-use kube::{Client, ResourceExt};
+use kube::{Client, Resource, ResourceExt};
+use serde::de::DeserializeOwned;
+use std::fmt::Debug;
 
-/// Names the container that a tool should take when none was asked for (`kubectl` reads it, too).
-const DEFAULT_CONTAINER: &str = "kubectl.kubernetes.io/default-container";
+mod choose;
 
 /// A container that a command can run in.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,35 +33,89 @@ pub struct ResolvedPod {
     pub node: Option<String>,
 }
 
-/// Finds the pod and container of a target: of a StatefulSet the first Ready pod by ordinal.
+/// Finds the pod and container of a target: the pod that was named, or a workload's first Ready one.
 ///
 /// # Errors
 /// [`Reason::TargetNotFound`], [`Reason::TargetNotReady`] saying what is not ready and why, [`Reason::ContainerNotFound`]
 /// naming those that there are, [`Reason::Forbidden`] with the command that mends it, [`Reason::ClusterUnavailable`].
 pub async fn resolve(client: Client, account: &Account, target: &Target) -> Result<ResolvedPod, Failure> {
-    let namespace = target.namespace.as_str();
-    let pods = Api::<Pod>::namespaced(client.clone(), namespace);
+    let look = Look { client, account, target };
     let pod = match target.kind {
-        WorkloadKind::Pod => {
-            let found = pods.get_opt(&target.name).await.map_err(|e| refused(account, target, "get pods", &e))?;
-            found.ok_or_else(|| not_found(target))?
-        }
-        WorkloadKind::StatefulSet => {
-            let sets = Api::<StatefulSet>::namespaced(client, namespace);
-            let set = sets.get_opt(&target.name).await.map_err(|e| refused(account, target, "get statefulsets", &e))?;
-            let set = set.ok_or_else(|| not_found(target))?;
-            let selector = set.spec.as_ref().and_then(|spec| Selector::try_from(spec.selector.clone()).ok());
-            let params = selector.map_or_else(ListParams::default, |s| ListParams::default().labels_from(&s));
-            let list = pods.list(&params).await.map_err(|e| refused(account, target, "list pods", &e))?;
-            let replicas = set.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(1);
-            first_ready(target, owned(list.items, set.uid().as_deref()), replicas)?
-        }
+        WorkloadKind::Pod => look.named::<Pod>("get pods").await?,
+        _ => first_ready(target, look.candidates().await?)?,
     };
     if let Err(why) = readiness(&pod) {
-        let message = format!("pod {namespace}/{} is not Ready: {why}; it is tried again", pod.name_any());
+        let message = format!("pod {}/{} is not Ready: {why}; it is tried again", target.namespace, pod.name_any());
         return Err(Failure::new(Reason::TargetNotReady, message));
     }
     in_pod(target, &pod)
+}
+
+/// Looks at the cluster with an account's rights.
+struct Look<'a> {
+    client: Client,
+    account: &'a Account,
+    target: &'a Target,
+}
+
+impl Look<'_> {
+    fn api<K>(&self) -> Api<K>
+    where
+        K: Resource<Scope = k8s_openapi::NamespaceResourceScope, DynamicType = ()>,
+    {
+        Api::namespaced(self.client.clone(), self.target.namespace.as_str())
+    }
+
+    /// The object that the target names.
+    async fn named<K>(&self, what: &str) -> Result<K, Failure>
+    where
+        K: Resource<Scope = k8s_openapi::NamespaceResourceScope, DynamicType = ()> + Clone + DeserializeOwned + Debug,
+    {
+        let found = self.api::<K>().get_opt(&self.target.name).await;
+        found.map_err(|e| refused(self.account, self.target, what, &e))?.ok_or_else(|| not_found(self.target))
+    }
+
+    async fn listed<K>(&self, what: &str, selector: &LabelSelector) -> Result<Vec<K>, Failure>
+    where
+        K: Resource<Scope = k8s_openapi::NamespaceResourceScope, DynamicType = ()> + Clone + DeserializeOwned + Debug,
+    {
+        // One that cannot be read narrows nothing; the owner decides in any case.
+        let selector = Selector::try_from(selector.clone()).unwrap_or_default();
+        let list = self.api::<K>().list(&ListParams::default().labels_from(&selector)).await;
+        Ok(list.map_err(|e| refused(self.account, self.target, what, &e))?.items)
+    }
+
+    /// The pods of the workload that the target names.
+    async fn candidates(&self) -> Result<Candidates, Failure> {
+        let (uid, selector, replicas) = match self.target.kind {
+            WorkloadKind::Pod => return Err(not_found(self.target)),
+            WorkloadKind::StatefulSet => {
+                let found = self.named::<StatefulSet>("get statefulsets").await?;
+                let spec = found.spec.clone().unwrap_or_default();
+                (found.uid(), spec.selector, spec.replicas.unwrap_or(1))
+            }
+            WorkloadKind::ReplicaSet => {
+                let found = self.named::<ReplicaSet>("get replicasets").await?;
+                let spec = found.spec.clone().unwrap_or_default();
+                (found.uid(), spec.selector, spec.replicas.unwrap_or(1))
+            }
+            WorkloadKind::DaemonSet => {
+                let found = self.named::<DaemonSet>("get daemonsets").await?;
+                let wanted = found.status.as_ref().map_or(0, |status| status.desired_number_scheduled);
+                (found.uid(), found.spec.clone().unwrap_or_default().selector, wanted)
+            }
+            WorkloadKind::Deployment => {
+                let found = self.named::<Deployment>("get deployments").await?;
+                let spec = found.spec.clone().unwrap_or_default();
+                let sets = self.listed::<ReplicaSet>("list replicasets", &spec.selector).await?;
+                let owners = newest_first(found.uid().as_deref(), sets);
+                let pods = self.listed("list pods", &spec.selector).await?;
+                return Ok(candidates(self.target, &owners, pods, spec.replicas.unwrap_or(1)));
+            }
+        };
+        let pods = self.listed("list pods", &selector).await?;
+        Ok(candidates(self.target, &[uid.unwrap_or_default()], pods, replicas))
+    }
 }
 
 fn refused(account: &Account, target: &Target, what: &str, error: &kube::Error) -> Failure {
@@ -74,74 +131,6 @@ fn not_found(target: &Target) -> Failure {
         Reason::TargetNotFound,
         format!("there is no {kind} {name} in namespace {namespace}: correct spec.target, or create it"),
     )
-}
-
-/// The pods that this owner controls, by ordinal.
-fn owned(pods: Vec<Pod>, owner: Option<&str>) -> Vec<Pod> {
-    let controlled =
-        |pod: &Pod| pod.owner_references().iter().any(|o| Some(o.uid.as_str()) == owner && o.controller == Some(true));
-    let mut pods: Vec<Pod> = pods.into_iter().filter(controlled).collect();
-    pods.sort_by_key(|pod| ordinal(&pod.name_any()));
-    pods
-}
-
-/// `postgres-2` is 2; what has no number comes last.
-fn ordinal(name: &str) -> u64 {
-    name.rsplit('-').next().and_then(|n| n.parse().ok()).unwrap_or(u64::MAX)
-}
-
-fn first_ready(target: &Target, pods: Vec<Pod>, replicas: i32) -> Result<Pod, Failure> {
-    let (kind, namespace, name) = (target.kind.as_str(), &target.namespace, &target.name);
-    let mut reasons = Vec::new();
-    for pod in pods {
-        match readiness(&pod) {
-            Ok(()) => return Ok(pod),
-            Err(why) => reasons.push(format!("{} {why}", pod.name_any())),
-        }
-    }
-    let why = match reasons.len() {
-        0 if replicas == 0 => "it is scaled to 0".to_owned(),
-        0 => "it has no pod yet".to_owned(),
-        // Some are enough to see what is the matter.
-        more if more > 3 => format!("{}; and {} more", reasons[..3].join("; "), more - 3),
-        _ => reasons.join("; "),
-    };
-    let message = format!("no pod of {kind} {namespace}/{name} is Ready: {why}; it is tried again");
-    Err(Failure::new(Reason::TargetNotReady, message))
-}
-
-/// Whether a pod is Ready, and if not, why.
-fn readiness(pod: &Pod) -> Result<(), String> {
-    if pod.metadata.deletion_timestamp.is_some() {
-        return Err("is being deleted".to_owned());
-    }
-    let status = pod.status.clone().unwrap_or_default();
-    let ready = status.conditions.iter().flatten().find(|condition| condition.type_ == "Ready");
-    if ready.is_some_and(|condition| condition.status == "True") {
-        return Ok(());
-    }
-    let phase = status.phase.as_deref().unwrap_or("Unknown");
-    let containers: Vec<String> = status.container_statuses.iter().flatten().filter_map(not_running).collect();
-    if !containers.is_empty() {
-        return Err(format!("is {phase}: {}", containers.join(", ")));
-    }
-    let unmet = status.conditions.iter().flatten().find(|c| c.status != "True" && c.reason.is_some());
-    let why = unmet.and_then(|condition| condition.reason.clone()).unwrap_or_else(|| "not Ready".to_owned());
-    Err(format!("is {phase}: {why}"))
-}
-
-fn not_running(container: &ContainerStatus) -> Option<String> {
-    let state = container.state.clone().unwrap_or_default();
-    let why = if let Some(waiting) = state.waiting {
-        waiting.reason.unwrap_or_else(|| "waiting".to_owned())
-    } else if let Some(terminated) = state.terminated {
-        format!("terminated with exit code {}", terminated.exit_code)
-    } else if !container.ready {
-        "its readiness probe fails".to_owned()
-    } else {
-        return None;
-    };
-    Some(format!("container {} {why}", container.name))
 }
 
 fn in_pod(target: &Target, pod: &Pod) -> Result<ResolvedPod, Failure> {

@@ -163,14 +163,10 @@ fn the_operator_may_do_this_and_nothing_else() {
 fn the_roles_of_tenants_and_people() {
     let objects = objects();
     let role = |name: &str| rights(named(&objects, "ClusterRole", name));
-    let target = set(&[
-        "get /pods",
-        "list /pods",
-        "get /pods/exec",
-        "create /pods/exec",
-        "get apps/statefulsets",
-        "list apps/statefulsets",
-    ]);
+    let mut target = set(&["get /pods", "list /pods", "get /pods/exec", "create /pods/exec"]);
+    for workload in ["daemonsets", "deployments", "replicasets", "statefulsets"] {
+        target.extend([format!("get apps/{workload}"), format!("list apps/{workload}")]);
+    }
     assert_eq!(role("backup-target"), target, "no Secrets in another namespace");
     let mut runner = target;
     runner.insert("get /secrets".into());

@@ -10,12 +10,14 @@ use crate::archive::encrypt::Recipient;
 use crate::destination::address::Address;
 use crate::schedule::cron::Schedule;
 use chrono::{DateTime, Utc};
+use kube::core::Selector;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 mod dump_form;
 mod later;
 mod options;
+mod pod_selector;
 mod problems;
 mod quantity;
 mod read;
@@ -49,6 +51,12 @@ pub enum WorkloadKind {
     Pod,
     /// First Ready pod by ordinal.
     StatefulSet,
+    /// First Ready pod by age, those of the newest ReplicaSet before others.
+    Deployment,
+    /// First Ready pod by age.
+    DaemonSet,
+    /// First Ready pod by age.
+    ReplicaSet,
 }
 
 impl WorkloadKind {
@@ -57,6 +65,9 @@ impl WorkloadKind {
         match self {
             Self::Pod => "Pod",
             Self::StatefulSet => "StatefulSet",
+            Self::Deployment => "Deployment",
+            Self::DaemonSet => "DaemonSet",
+            Self::ReplicaSet => "ReplicaSet",
         }
     }
 }
@@ -74,6 +85,8 @@ pub struct Target {
     pub path: Option<String>,
     /// Container by name; `None`: the default-container annotation, else the first.
     pub container: Option<String>,
+    /// What a workload's pods must have to be chosen; without a rule, all of them.
+    pub pod_selector: Selector,
 }
 
 /// Where a dump's bytes come from (`product.md` section 3; decided once, never both).

@@ -4,7 +4,7 @@
 use super::problems::{Invalid, Problems};
 use super::{
     Concurrency, DEFAULT_DIRECTORY, DEFAULT_SERVICE_ACCOUNT, DestinationPlan, Dump, DumpForm, Target, ValidatedJob,
-    WorkloadKind, dump_form, later, options, quantity,
+    WorkloadKind, dump_form, later, options, pod_selector, quantity,
 };
 use crate::api::backup_job::{
     BackupJob, BackupJobSpec, CompressionSpec, ConcurrencyPolicy, DeletionPolicy, DestinationSpec, DestinationType,
@@ -260,6 +260,9 @@ fn target(
     let workload = match kind {
         TargetKind::Pod => Some(WorkloadKind::Pod),
         TargetKind::StatefulSet => Some(WorkloadKind::StatefulSet),
+        TargetKind::Deployment => Some(WorkloadKind::Deployment),
+        TargetKind::DaemonSet => Some(WorkloadKind::DaemonSet),
+        TargetKind::ReplicaSet => Some(WorkloadKind::ReplicaSet),
         TargetKind::PersistentVolumeClaim if *strategy == StrategyType::dump => {
             problems.invalid(
                 "spec.target.kind",
@@ -267,12 +270,8 @@ fn target(
             );
             None
         }
-        TargetKind::Deployment
-        | TargetKind::DaemonSet
-        | TargetKind::ReplicaSet
-        | TargetKind::PersistentVolumeClaim
-        | TargetKind::Unknown(_) => {
-            problems.unsupported("spec.target.kind", format_args!("{kind} (only Pod and StatefulSet are)"));
+        TargetKind::PersistentVolumeClaim | TargetKind::Unknown(_) => {
+            problems.unsupported("spec.target.kind", format_args!("{kind} (only Pod and workloads are)"));
             None
         }
     };
@@ -286,7 +285,11 @@ fn target(
         object_name("spec.target.container", container, problems);
     }
     problems.default_only("spec.target.pods", pods.as_ref(), &PodChoice::First);
-    problems.unsupported_field("spec.target.podSelector", pod_selector.as_ref().is_some_and(later::narrows));
+    let chooses = pod_selector.as_ref().is_some_and(later::narrows);
+    if workload == Some(WorkloadKind::Pod) && chooses {
+        problems.invalid("spec.target.podSelector", "chooses among a workload's pods; a Pod has none to choose from");
+    }
+    let pod_selector = pod_selector::read(pod_selector.as_ref(), problems);
     problems.unsupported_field("spec.target.selector", selector.as_ref().is_some_and(later::narrows));
     for (field, patterns) in [("spec.target.include", include), ("spec.target.exclude", exclude)] {
         if *strategy == StrategyType::dump && !patterns.is_empty() {
@@ -302,6 +305,7 @@ fn target(
             Some(path) => Some(path?),
         },
         container: container.clone(),
+        pod_selector,
     })
 }
 

@@ -81,6 +81,21 @@ fn the_example_holds() {
 fn what_is_implemented_is_read() {
     let job = |path, value| validate(&with(path, value)).expect("holds");
     assert_eq!(job("spec.target.kind", json!("Pod")).target.kind, WorkloadKind::Pod);
+    for (word, kind) in [
+        ("Deployment", WorkloadKind::Deployment),
+        ("DaemonSet", WorkloadKind::DaemonSet),
+        ("ReplicaSet", WorkloadKind::ReplicaSet),
+    ] {
+        assert_eq!(job("spec.target.kind", json!(word)).target.kind, kind);
+        assert_eq!(kind.as_str(), word);
+    }
+    let rules = json!([
+        { "key": "role", "operator": "In", "values": ["replica", "spare"] },
+        { "key": "example.com/old", "operator": "DoesNotExist" },
+    ]);
+    let chosen = json!({ "matchLabels": { "app": "db" }, "matchExpressions": rules });
+    let selector = job("spec.target.podSelector", chosen).target.pod_selector;
+    assert_eq!(selector.to_string(), "app=db,role in (replica,spare),!example.com/old");
     assert_eq!(job("spec.target.namespace", json!("other")).target.namespace.as_str(), "other");
     assert_eq!(job("spec.target.namespace", Value::Null).target.namespace.as_str(), "default");
     assert_eq!(job("spec.target.container", json!("db")).target.container.as_deref(), Some("db"));
@@ -131,6 +146,32 @@ fn what_does_not_hold_is_refused_with_its_path_and_reason() {
         ("spec.target.include", json!(["x"]), "spec.target.include", Reason::InvalidSpec),
         ("spec.target.exclude", json!(["x"]), "spec.target.exclude", Reason::InvalidSpec),
         ("spec.target.kind", json!("PVC"), "spec.target.kind", Reason::InvalidSpec),
+        (
+            "spec.target",
+            json!({ "kind": "Pod", "name": "x", "podSelector": { "matchLabels": { "a": "b" } } }),
+            "spec.target.podSelector",
+            Reason::InvalidSpec,
+        ),
+        ("spec.target.podSelector", json!({ "matchLabels": { "a b": "c" } }), "matchLabels.a b", Reason::InvalidSpec),
+        ("spec.target.podSelector", json!({ "matchLabels": { "a": "-" } }), "matchLabels.a", Reason::InvalidSpec),
+        (
+            "spec.target.podSelector.matchExpressions",
+            json!([{ "key": "a", "operator": "In" }]),
+            "matchExpressions[0].values",
+            Reason::InvalidSpec,
+        ),
+        (
+            "spec.target.podSelector.matchExpressions",
+            json!([{ "key": "a", "operator": "Exists", "values": ["b"] }]),
+            "matchExpressions[0].values",
+            Reason::InvalidSpec,
+        ),
+        (
+            "spec.target.podSelector.matchExpressions",
+            json!([{ "key": "", "operator": "Exists" }]),
+            "matchExpressions[0].key",
+            Reason::InvalidSpec,
+        ),
         ("spec.archiveName", json!("../x"), "spec.archiveName", Reason::InvalidSpec),
         ("spec.archiveName", json!("/x"), "spec.archiveName", Reason::InvalidSpec),
         ("spec.destination", Value::Null, "spec.destination", Reason::InvalidSpec),
@@ -218,16 +259,12 @@ fn all_errors_at_once_and_the_gravest_is_the_reason() {
 fn not_implemented() -> Vec<(&'static str, Value, &'static str)> {
     let field = |path, value| (path, value, path);
     vec![
-        field("spec.target.kind", json!("Deployment")),
-        field("spec.target.kind", json!("DaemonSet")),
-        field("spec.target.kind", json!("ReplicaSet")),
         field("spec.target.kind", json!("CronTab")),
         field("spec.target.pods", json!("Each")),
-        ("spec.target.podSelector.matchLabels", json!({ "a": "b" }), "spec.target.podSelector"),
         (
             "spec.target.podSelector.matchExpressions",
-            json!([{ "key": "a", "operator": "In", "values": ["b"] }]),
-            "spec.target.podSelector",
+            json!([{ "key": "a", "operator": "Near" }]),
+            "spec.target.podSelector.matchExpressions[0].operator",
         ),
         ("spec.target.selector.matchLabels", json!({ "a": "b" }), "spec.target.selector"),
         (
@@ -380,6 +417,10 @@ const IMPLEMENTED: &[&str] = &[
     "spec.target.name",
     "spec.target.namespace",
     "spec.target.path",
+    "spec.target.podSelector.matchExpressions.key",
+    "spec.target.podSelector.matchExpressions.operator",
+    "spec.target.podSelector.matchExpressions.values",
+    "spec.target.podSelector.matchLabels",
     "spec.timeZone",
     // Belong to another strategy or destination type, and are refused as such: see the table of what does not hold.
     "spec.strategy.image",
