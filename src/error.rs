@@ -112,6 +112,8 @@ reasons! {
     SecretKeyMissing: Misconfigured,
     /// The destination refused the credentials, or they may not do this.
     DestinationDenied: Misconfigured,
+    /// The destination is at an address that the operator never connects to (loopback, metadata, the API server, …).
+    DestinationForbidden: Misconfigured,
     /// The bucket, or the folder, does not exist.
     DestinationNotFound: Misconfigured,
     /// The destination did not answer, or answered that it cannot now.

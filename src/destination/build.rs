@@ -6,7 +6,9 @@
 
 use super::Destination;
 use super::address::Address;
+use super::egress::Egress;
 use super::object_store::ObjectStore;
+use super::resolver::{Guarded, check_url};
 use super::volume::Volume;
 use crate::error::{Failure, Reason};
 use opendal::Operator;
@@ -30,8 +32,24 @@ const UNACKNOWLEDGED_LIMIT: Duration = Duration::from_mins(1);
 /// Between two bytes of an answer, the time in which our own body is sent included.
 const SILENCE_LIMIT: Duration = Duration::from_mins(5);
 
-/// Builds a destination. `credentials` has the keys of the Secret, or of the environment.
+/// Builds a destination for the command line, which connects wherever its user's network does. `credentials` has the keys
+/// of the environment.
 pub fn build(
+    address: &Address,
+    options: &BTreeMap<String, String>,
+    credentials: &BTreeMap<String, String>,
+) -> Result<Arc<dyn Destination>, Failure> {
+    build_within(&Arc::new(Egress::unrestricted()), address, options, credentials)
+}
+
+/// Builds a destination that connects to nothing that `egress` refuses: what the operator uses. `credentials` has the keys
+/// of the Secret. Nothing is contacted.
+///
+/// # Errors
+/// [`Reason::SecretKeyMissing`]; [`Reason::InvalidSpec`]; [`Reason::DestinationForbidden`], where the address stands in the
+/// endpoint itself (a name is looked at whenever a connection is made).
+pub fn build_within(
+    egress: &Arc<Egress>,
     address: &Address,
     options: &BTreeMap<String, String>,
     credentials: &BTreeMap<String, String>,
@@ -51,7 +69,7 @@ pub fn build(
                 )));
             }
             let settings = Settings { options, credentials };
-            Ok(Arc::new(s3(bucket, prefix, &settings, &address.to_string())?))
+            Ok(Arc::new(s3(egress, bucket, prefix, &settings, &address.to_string())?))
         }
     }
 }
@@ -91,7 +109,13 @@ impl<'a> Settings<'a> {
     }
 }
 
-fn s3(bucket: &str, prefix: &str, settings: &Settings<'_>, name: &str) -> Result<ObjectStore, Failure> {
+fn s3(
+    egress: &Arc<Egress>,
+    bucket: &str,
+    prefix: &str,
+    settings: &Settings<'_>,
+    name: &str,
+) -> Result<ObjectStore, Failure> {
     let keys = Keys(Credential {
         access_key_id: settings.needed("AWS_ACCESS_KEY_ID")?.into(),
         secret_access_key: settings.needed("AWS_SECRET_ACCESS_KEY")?.into(),
@@ -108,9 +132,10 @@ fn s3(bucket: &str, prefix: &str, settings: &Settings<'_>, name: &str) -> Result
         .disable_ec2_metadata()
         .credential_provider_chain(ProvideCredentialChain::new().push(keys));
     let endpoint = settings.setting("endpoint", "AWS_ENDPOINT_URL");
+    let mut port = 443; // of AWS
     match endpoint {
         Some(endpoint) => {
-            check_endpoint(endpoint)?;
+            port = check_endpoint(egress, endpoint)?;
             service = service.endpoint(endpoint.trim_end_matches('/'));
         }
         // AWS itself wants the bucket in the name; its certificate does not reach over another dot.
@@ -124,8 +149,17 @@ fn s3(bucket: &str, prefix: &str, settings: &Settings<'_>, name: &str) -> Result
         misconfigured(format!("the settings of {name} do not hold ({}): check endpoint and region", e.kind()))
     })?;
     let plain = endpoint.is_some_and(|endpoint| endpoint.starts_with("http://"));
-    let client = client(settings.options.get("caBundle").map(String::as_str), plain)?;
-    Ok(ObjectStore::over_http(&operator, &client, name))
+    let mut builder = client(settings.options.get("caBundle").map(String::as_str), plain)?;
+    if egress.is_restricted() {
+        builder = builder.no_proxy().dns_resolver(Guarded::new(Arc::clone(egress), port));
+    }
+    let client = builder.build().map_err(|_| {
+        Failure::new(
+            Reason::DestinationUnavailable,
+            "no HTTPS client can be made: this system has no CA certificates. Mount a CA bundle, or set the option `caBundle`",
+        )
+    })?;
+    Ok(ObjectStore::over_http(&operator, &client, egress, name))
 }
 
 /// The one link of the chain. The crate's own link prints its keys where it is logged, which the signer does at `debug`.
@@ -145,7 +179,8 @@ impl ProvideCredential for Keys {
     }
 }
 
-fn check_endpoint(endpoint: &str) -> Result<(), Failure> {
+/// The endpoint's port, where it is a server alone, and none that is refused.
+fn check_endpoint(egress: &Egress, endpoint: &str) -> Result<u16, Failure> {
     let rest = endpoint.strip_prefix("https://").or_else(|| endpoint.strip_prefix("http://"));
     let Some(rest) = rest else {
         return Err(misconfigured("the endpoint begins with https:// (or http://)"));
@@ -156,11 +191,14 @@ fn check_endpoint(endpoint: &str) -> Result<(), Failure> {
             "the endpoint is a server alone, as https://s3.example.org:9000: no path, no query, no credentials",
         ));
     }
-    Ok(())
+    let url: reqwest::Url =
+        endpoint.parse().map_err(|error| misconfigured(format!("the endpoint is no address of a server: {error}")))?;
+    check_url(egress, &url)?;
+    url.port_or_known_default().ok_or_else(|| misconfigured("the endpoint has no port"))
 }
 
 /// The HTTP client. Built here and not by OpenDAL, which panics where there is no certificate (an image `FROM scratch`).
-fn client(ca_bundle: Option<&str>, plain: bool) -> Result<reqwest::Client, Failure> {
+fn client(ca_bundle: Option<&str>, plain: bool) -> Result<reqwest::ClientBuilder, Failure> {
     if rustls::crypto::CryptoProvider::get_default().is_none() {
         return Err(Failure::new(Reason::Internal, "no TLS provider was installed at the start. Please report it"));
     }
@@ -181,12 +219,7 @@ fn client(ca_bundle: Option<&str>, plain: bool) -> Result<reqwest::Client, Failu
         // Without TLS no certificate is needed, and there may be none.
         builder = builder.tls_certs_only([]);
     }
-    builder.build().map_err(|_| {
-        Failure::new(
-            Reason::DestinationUnavailable,
-            "no HTTPS client can be made: this system has no CA certificates. Mount a CA bundle, or set the option `caBundle`",
-        )
-    })
+    Ok(builder)
 }
 
 #[cfg(test)]
@@ -230,6 +263,21 @@ mod tests {
             assert_eq!(failure.reason, Reason::InvalidSpec);
             assert!(!failure.message.contains("hunter2"));
         }
+    }
+
+    #[test]
+    fn an_endpoint_that_is_refused_is_refused_at_once() {
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let egress = Arc::new(Egress::of_operator());
+        let address = Address::parse("s3://bucket/x").unwrap();
+        let within = |endpoint: &str| build_within(&egress, &address, &map(&[("endpoint", endpoint)]), &map(KEYS)).err();
+        for endpoint in ["http://127.0.0.1:9000", "http://2130706433:9000", "https://[::ffff:169.254.169.254]/"] {
+            assert_eq!(within(endpoint).unwrap().reason, Reason::DestinationForbidden, "{endpoint}");
+        }
+        assert_eq!(within("http://localhost:9000"), None, "a name is looked at when it has been resolved");
+        let secret = [KEYS, &[("AWS_ENDPOINT_URL", "http://127.0.0.1")]].concat();
+        let failure = build_within(&egress, &address, &map(&[]), &map(&secret)).err().unwrap();
+        assert_eq!(failure.reason, Reason::DestinationForbidden, "from the Secret, too");
     }
 
     #[test]

@@ -13,8 +13,10 @@ use std::ops::Range;
 
 pub mod address;
 pub mod build;
+pub mod egress;
 pub mod faulty;
 pub mod object_store;
+mod resolver;
 mod transport;
 pub mod volume;
 

@@ -23,6 +23,8 @@
 //! A server's answer is never repeated (it may be anything that the network offers), apart from the codes in
 //! [`KNOWN_CODES`].
 
+use super::egress::Egress;
+use super::resolver::forbidden;
 use super::transport::{Transport, Watch};
 use super::{Capability, Destination, ObjectInfo, Put, Staged, Stored};
 use crate::api::names::ObjectKey;
@@ -90,14 +92,20 @@ pub struct ObjectStore {
 
 impl ObjectStore {
     /// An HTTP store behind `operator`, reached with `client`. `name` is its uri, for messages.
-    pub fn over_http(operator: &Operator, client: &reqwest::Client, name: impl Into<String>) -> Self {
+    /// An address in a request that `egress` refuses is not connected to.
+    pub fn over_http(
+        operator: &Operator,
+        client: &reqwest::Client,
+        egress: &Arc<Egress>,
+        name: impl Into<String>,
+    ) -> Self {
         let watch = Arc::new(Watch::default());
         let over = |transport| {
             let context = OperationContext::new().with_http_transport(HttpTransporter::new(transport));
             operator.clone().with_context(context)
         };
-        let documents = over(Transport::once(client.clone(), watch.clone()));
-        let uploads = over(Transport::patient(client.clone(), watch.clone()));
+        let documents = over(Transport::once(client.clone(), egress, watch.clone()));
+        let uploads = over(Transport::patient(client.clone(), egress, watch.clone()));
         Self { documents: layered(documents), uploads, watch: Some(watch), name: name.into() }
     }
 
@@ -355,6 +363,9 @@ fn named(error: &opendal::Error, code: &str) -> bool {
 fn explain(error: &opendal::Error, mismatch: bool) -> (Reason, String) {
     if mismatch {
         return (Reason::DestinationMismatch, "the server received other bytes than were sent".into());
+    }
+    if let Some(forbidden) = forbidden(error) {
+        return (Reason::DestinationForbidden, forbidden.to_string());
     }
     let code = KNOWN_CODES.iter().find(|(code, _)| named(error, code));
     let shown = code.map_or(String::new(), |(code, _)| format!(" ({code})"));

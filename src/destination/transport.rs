@@ -12,6 +12,8 @@
 //! know it says nothing. One silent answer is enough: [`Watch::unchecked`] is set, and whatever was uploaded is read back
 //! before it counts.
 
+use super::egress::{Egress, Forbidden};
+use super::resolver::{check_url, forbidden};
 use opendal::{Buffer, Error, ErrorKind, HttpBody, HttpTransport, Result};
 use opendal_http_transport_reqwest::ReqwestTransport;
 use rand::RngExt;
@@ -60,19 +62,20 @@ impl Watch {
 /// [`ReqwestTransport`], watched (in tests another one).
 pub(super) struct Transport<T = ReqwestTransport> {
     inner: T,
+    egress: Arc<Egress>,
     watch: Arc<Watch>,
     retry: bool,
 }
 
 impl Transport {
     /// Passes everything on once.
-    pub(super) fn once(client: reqwest::Client, watch: Arc<Watch>) -> Self {
-        Self { inner: ReqwestTransport::new(client), watch, retry: false }
+    pub(super) fn once(client: reqwest::Client, egress: &Arc<Egress>, watch: Arc<Watch>) -> Self {
+        Self { inner: ReqwestTransport::new(client), egress: Arc::clone(egress), watch, retry: false }
     }
 
     /// Tries again what failed for a reason that may pass.
-    pub(super) fn patient(client: reqwest::Client, watch: Arc<Watch>) -> Self {
-        Self { inner: ReqwestTransport::new(client), watch, retry: true }
+    pub(super) fn patient(client: reqwest::Client, egress: &Arc<Egress>, watch: Arc<Watch>) -> Self {
+        Self { inner: ReqwestTransport::new(client), egress: Arc::clone(egress), watch, retry: true }
     }
 }
 
@@ -80,7 +83,10 @@ impl<T: HttpTransport> Transport<T> {
     /// One try. An answer is kept in memory where it will be judged here: those of uploads have a few hundred bytes.
     async fn attempt(&self, request: http::Request<Buffer>) -> Result<http::Response<HttpBody>> {
         let sent = request.headers().get(CHECKSUM_HEADER).cloned();
-        let response = self.inner.fetch(request).await?;
+        self.look_at(request.uri())?;
+        // A name that turned out to be at a refused address is refused: asking again would only ask for another answer.
+        let refused = |error: Error| if forbidden(&error).is_some() { error.set_persistent() } else { error };
+        let response = self.inner.fetch(request).await.map_err(refused)?;
         let status = response.status();
         if !status.is_server_error() {
             self.watch.reached.store(true, Ordering::Relaxed);
@@ -96,6 +102,15 @@ impl<T: HttpTransport> Transport<T> {
             }
         }
         Ok(response)
+    }
+
+    /// Refuses an address in the request itself; names are looked at by the client's resolver.
+    fn look_at(&self, uri: &http::Uri) -> Result<()> {
+        let refused = |source: Forbidden| Error::new(ErrorKind::ConfigInvalid, "a refused address").set_source(source);
+        match reqwest::Url::parse(&uri.to_string()) {
+            Ok(url) => check_url(&self.egress, &url).map_err(refused),
+            Err(_) => Ok(()), // the transport says what is wrong with it, and connects to nothing
+        }
     }
 
     /// One try with its whole answer, in a bounded time.
@@ -183,7 +198,8 @@ mod tests {
     async fn given_up_after(status: u16, reached: bool) -> (u32, Duration) {
         let (tries, watch) = (Arc::new(AtomicU32::new(0)), Arc::new(Watch::default()));
         watch.reached.store(reached, Ordering::Relaxed);
-        let transport = Transport { inner: Always(status, Arc::clone(&tries)), watch, retry: true };
+        let egress = Arc::new(Egress::unrestricted());
+        let transport = Transport { inner: Always(status, Arc::clone(&tries)), egress, watch, retry: true };
         let start = tokio::time::Instant::now();
         let answer = transport.fetch(http::Request::new(Buffer::new())).await.expect("the server's last answer");
         assert_eq!(answer.status(), status);
@@ -199,6 +215,18 @@ mod tests {
         assert_eq!(tries, BRISK + 1);
         assert!(time < Duration::from_secs(5), "{time:?}");
         assert_eq!(given_up_after(403, true).await, (1, Duration::ZERO));
+    }
+
+    #[tokio::test]
+    async fn a_refused_address_is_asked_nothing() {
+        let tries = Arc::new(AtomicU32::new(0));
+        let egress = Arc::new(Egress::of_operator());
+        let inner = Always(200, Arc::clone(&tries));
+        let transport = Transport { inner, egress, watch: Arc::new(Watch::default()), retry: true };
+        let request = http::Request::get("http://169.254.169.254/latest").body(Buffer::new()).expect("a request");
+        let Err(error) = transport.fetch(request).await else { panic!("it was asked") };
+        assert!(forbidden(&error).is_some() && !error.is_temporary(), "{error:?}");
+        assert_eq!(tries.load(Ordering::Relaxed), 0);
     }
 
     #[test]
