@@ -7,8 +7,9 @@ use crate::cli::restore::RestoreArgs;
 use crate::cli::schedule::ScheduleArgs;
 use crate::cli::verify::VerifyArgs;
 use crate::telemetry::LogFormat;
+use ipnet::IpNet;
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 /// What is read from the environment for a destination on the command line: keys of `secretRef`, and settings.
@@ -75,6 +76,13 @@ pub struct OperatorArgs {
     /// Name of this pod
     #[arg(long, env = "POD_NAME", default_value = "ubo")]
     pub pod_name: String,
+    /// Addresses of this pod; no backup goes there
+    #[arg(long, env = "POD_IPS", value_delimiter = ',')]
+    pub pod_ips: Vec<IpAddr>,
+    /// Networks in which no destination may be, besides those that never are one (loopback, link-local, metadata, the API
+    /// server), as `10.0.0.0/8`; may be given several times
+    #[arg(long, env = "UBO_DENY_DESTINATION_CIDR", value_delimiter = ',')]
+    pub deny_destination_cidr: Vec<IpNet>,
 }
 
 impl OperatorArgs {
@@ -135,6 +143,7 @@ mod tests {
             "ubo install",
             "ubo install --namespace shop --service-account dba",
             "ubo operator --max-concurrent-runs 8",
+            "ubo operator --deny-destination-cidr 10.0.0.0/8,fd00::/8 --deny-destination-cidr 192.168.0.0/16",
         ] {
             assert!(Args::try_parse_from(line.split(' ')).is_ok(), "{line}");
         }
@@ -143,6 +152,7 @@ mod tests {
             "ubo backup --from a --command b --to file:///backups",
             "ubo restore file:///backups",
             "ubo operator --max-concurrent-runs 0",
+            "ubo operator --deny-destination-cidr 10.0.0.1/33",
         ] {
             assert!(Args::try_parse_from(line.split(' ')).is_err(), "{line}");
         }

@@ -1,9 +1,10 @@
 //! **W** One attempt with the real parts: the namespace's own rights, its Secret, its pod, its destination.
 
+use super::surroundings::Surroundings;
 use crate::api::names::Namespace;
 use crate::clock::Clock;
 use crate::destination::Destination;
-use crate::destination::build::build;
+use crate::destination::build::build_within;
 use crate::error::Failure;
 use crate::run::AttemptId;
 use crate::run::backup::back_up;
@@ -24,6 +25,8 @@ use tokio_util::sync::CancellationToken;
 pub(super) struct ExecExecutor {
     /// Clients with the rights of namespaces.
     pub(super) tenants: Tenants,
+    /// What is not to be connected to.
+    pub(super) surroundings: Surroundings,
     /// The time.
     pub(super) clock: Arc<dyn Clock>,
 }
@@ -52,7 +55,8 @@ impl Executor for ExecExecutor {
             Some(name) => read_secret(client.clone(), &account, name).await?,
             None => BTreeMap::new(),
         };
-        let destination = build(&job.destination.address, &job.destination.options, &secret)?;
+        let egress = self.surroundings.egress().await?;
+        let destination = build_within(&egress, &job.destination.address, &job.destination.options, &secret)?;
         let hidden = Hidden::new(secret.values().map(String::as_str));
         let pod = resolve(client, &account, &job.target).await?;
         let (tenants, clock) = (self.tenants.clone(), Arc::clone(&self.clock));

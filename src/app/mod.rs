@@ -5,6 +5,7 @@
 
 mod attempt;
 mod observe;
+mod surroundings;
 mod watches;
 
 use crate::api::backup_job::BackupJob;
@@ -29,6 +30,7 @@ use kube::{Api, Client, Config};
 use rand::RngExt;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
+use surroundings::Surroundings;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::{JoinHandle, JoinSet};
@@ -78,6 +80,13 @@ pub async fn operate(args: &OperatorArgs) -> Result<(), Failure> {
     let admin = Admin::bind(args.metrics_address).await.map_err(|error| {
         Failure::new(Reason::InvalidSpec, format!("--metrics-address {}: {error}", args.metrics_address))
     })?;
+    let surroundings = Surroundings::new(
+        client.clone(),
+        Arc::clone(&clock),
+        &config.cluster_url,
+        &args.deny_destination_cidr,
+        &args.pod_ips,
+    );
     let tenants = Tenants::new(config, Arc::clone(&clock))?;
     let stop = CancellationToken::new();
     let drained = CancellationToken::new();
@@ -87,7 +96,7 @@ pub async fn operate(args: &OperatorArgs) -> Result<(), Failure> {
     let observers = observe::Observers::new(&metrics, events, statuses.clone(), Arc::clone(&with_task));
     let shared = Arc::new(Shared {
         records: Arc::new(records.clone()),
-        executor: Arc::new(attempt::ExecExecutor { tenants, clock: Arc::clone(&clock) }),
+        executor: Arc::new(attempt::ExecExecutor { tenants, surroundings, clock: Arc::clone(&clock) }),
         observer: observers.clone(),
         clock: Arc::clone(&clock),
         instance,

@@ -270,7 +270,8 @@ mod tests {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let egress = Arc::new(Egress::of_operator());
         let address = Address::parse("s3://bucket/x").unwrap();
-        let within = |endpoint: &str| build_within(&egress, &address, &map(&[("endpoint", endpoint)]), &map(KEYS)).err();
+        let within =
+            |endpoint: &str| build_within(&egress, &address, &map(&[("endpoint", endpoint)]), &map(KEYS)).err();
         for endpoint in ["http://127.0.0.1:9000", "http://2130706433:9000", "https://[::ffff:169.254.169.254]/"] {
             assert_eq!(within(endpoint).unwrap().reason, Reason::DestinationForbidden, "{endpoint}");
         }

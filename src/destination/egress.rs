@@ -13,20 +13,20 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 /// What nobody's backups lie behind, whatever the installation.
 const NEVER: &[(&str, Kind)] = &[
-    ("127.0.0.0/8", Kind::Loopback), // RFC 1122, 3.2.1.3
-    ("::1/128", Kind::Loopback),     // RFC 4291, 2.5.3
-    ("0.0.0.0/8", Kind::Unspecified), // RFC 1122, 3.2.1.3; Linux takes 0.0.0.0 for loopback
-    ("::/128", Kind::Unspecified),   // RFC 4291, 2.5.2; the same
+    ("127.0.0.0/8", Kind::Loopback),           // RFC 1122, 3.2.1.3
+    ("::1/128", Kind::Loopback),               // RFC 4291, 2.5.3
+    ("0.0.0.0/8", Kind::Unspecified),          // RFC 1122, 3.2.1.3; Linux takes 0.0.0.0 for loopback
+    ("::/128", Kind::Unspecified),             // RFC 4291, 2.5.2; the same
     ("255.255.255.255/32", Kind::Unspecified), // RFC 919: everybody here
-    ("224.0.0.0/4", Kind::Unspecified), // RFC 1112: groups
-    ("ff00::/8", Kind::Unspecified), // RFC 4291, 2.7: groups
-    ("169.254.0.0/16", Kind::LinkLocal), // RFC 3927; also the metadata service of AWS, Azure, Google and others
-    ("fe80::/10", Kind::LinkLocal),  // RFC 4291, 2.5.6
-    ("fd00:ec2::/32", Kind::Metadata), // AWS: metadata over IPv6 (::254), credentials of pods (::23)
-    ("fd20:ce::254/128", Kind::Metadata), // Google: metadata over IPv6
-    ("100.100.100.200/32", Kind::Metadata), // Alibaba
-    ("168.63.129.16/32", Kind::Metadata), // Azure: the host's agent
-    ("192.0.0.192/32", Kind::Metadata), // Oracle
+    ("224.0.0.0/4", Kind::Unspecified),        // RFC 1112: groups
+    ("ff00::/8", Kind::Unspecified),           // RFC 4291, 2.7: groups
+    ("169.254.0.0/16", Kind::LinkLocal),       // RFC 3927; also the metadata service of AWS, Azure, Google and others
+    ("fe80::/10", Kind::LinkLocal),            // RFC 4291, 2.5.6
+    ("fd00:ec2::/32", Kind::Metadata),         // AWS: metadata over IPv6 (::254), credentials of pods (::23)
+    ("fd20:ce::254/128", Kind::Metadata),      // Google: metadata over IPv6
+    ("100.100.100.200/32", Kind::Metadata),    // Alibaba
+    ("168.63.129.16/32", Kind::Metadata),      // Azure: the host's agent
+    ("192.0.0.192/32", Kind::Metadata),        // Oracle
 ];
 
 /// The IPv4 addresses of the world, seen through a translator (RFC 6052, 2.1).
@@ -201,7 +201,8 @@ mod tests {
         ] {
             assert_eq!(refused(&egress, address, 443), Some(kind), "{address}");
         }
-        for address in ["10.0.0.1", "192.168.1.1", "100.100.100.201", "8.8.8.8", "2001:db8::1", "fd00::1", "::2:0:0:1"] {
+        for address in ["10.0.0.1", "192.168.1.1", "100.100.100.201", "8.8.8.8", "2001:db8::1", "fd00::1", "::2:0:0:1"]
+        {
             assert_eq!(refused(&egress, address, 443), None, "{address}");
         }
         assert_eq!(refused(&Egress::unrestricted(), "127.0.0.1", 9000), None);

@@ -148,6 +148,21 @@ fn after_failure(
     }
 }
 
+/// A target that is not there, judged by whether it ever was: one that this run, or a backup before it, has found is on its
+/// way back (a pod is replaced under its name, a workload is deleted and made again), and a run that gave it up at once
+/// would fail on every node drain; one that nobody has seen is a name that was mistyped, and waiting would only hide it.
+/// Both ways the attempts are limited. A BackupJob that was pointed at another name since its last backup errs towards
+/// trying again, which costs no more than `retry` allows.
+pub fn judge_missing_target(failure: Failure, seen_by_run: bool, backed_up_before: bool) -> Failure {
+    if failure.reason != Reason::TargetNotFound || !(seen_by_run || backed_up_before) {
+        return failure;
+    }
+    let who = if seen_by_run { "an earlier attempt" } else { "an earlier backup" };
+    let message =
+        format!("{}; {who} had found its target, so it may be on its way back and is tried again", failure.message);
+    Failure { reason: Reason::TargetNotReady, message, ..failure }
+}
+
 /// When a run that is taken up again may try next: its last attempt's end and the wait after it.
 pub fn resume_at(status: &BackupRunStatus, retry: Retry) -> Option<DateTime<Utc>> {
     let last = status.attempts.last()?;

@@ -235,6 +235,8 @@ impl RunTask {
         let (prepared, _directory_turn) = match self.prepare(&valid).await {
             Ok(ready) => ready,
             Err(Stop::Failed(failure)) => {
+                let backed_up = job.status.as_ref().is_some_and(|status| status.last_success_time.is_some());
+                let failure = record::judge_missing_target(failure, self.status.pod.is_some(), backed_up);
                 // A preparation that failed is an attempt that failed: it is counted and limited like one.
                 let now = self.shared.clock.now();
                 let attempt =

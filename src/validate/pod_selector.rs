@@ -28,7 +28,10 @@ pub(super) fn read(spec: Option<&PodSelector>, problems: &mut Problems) -> Selec
     for (index, LabelRule { key, operator, values }) in match_expressions.iter().enumerate() {
         let path = format!("{FIELD}.matchExpressions[{index}]");
         if !is_label_key(key) {
-            problems.invalid(format_args!("{path}.key"), "not the key of a label: write it as `role` or `example.com/role`");
+            problems.invalid(
+                format_args!("{path}.key"),
+                "not the key of a label: write it as `role` or `example.com/role`",
+            );
         }
         if !values.iter().all(|value| is_label_value(value)) {
             problems.invalid(format_args!("{path}.values"), NOT_A_VALUE);
@@ -84,7 +87,8 @@ mod tests {
         for key in ["role", "example.com/role", "a_b.C-d", &"a".repeat(63)] {
             assert!(is_label_key(key), "{key}");
         }
-        for key in ["", "/role", "example.com/", "a/b/c", "-role", "role-", "Example.com/role", "a b", &"a".repeat(64)] {
+        for key in ["", "/role", "example.com/", "a/b/c", "-role", "role-", "Example.com/role", "a b", &"a".repeat(64)]
+        {
             assert!(!is_label_key(key), "{key}");
         }
         assert!(is_label_value("") && is_label_value("Replica-1"));

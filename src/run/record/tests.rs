@@ -129,3 +129,16 @@ fn people_read_sizes_and_durations() {
         assert_eq!(human_duration(Duration::from_secs(seconds)), text);
     }
 }
+
+#[test]
+fn a_target_that_was_there_may_come_back() {
+    let missing = || Failure::new(Reason::TargetNotFound, "there is no Pod db-0");
+    assert_eq!(judge_missing_target(missing(), false, false), missing(), "a name that nobody has seen");
+    for (run, before) in [(true, false), (false, true), (true, true)] {
+        let judged = judge_missing_target(missing(), run, before);
+        assert_eq!((judged.reason, judged.class()), (Reason::TargetNotReady, Class::Transient));
+        assert!(judged.message.starts_with("there is no Pod db-0; an earlier"), "{judged}");
+    }
+    let other = Failure::new(Reason::ContainerNotFound, "x");
+    assert_eq!(judge_missing_target(other.clone(), true, true), other);
+}

@@ -144,4 +144,3 @@ fn what_is_not_ready_is_said() {
     let unscheduled = json!({"phase": "Pending", "conditions": [{"type": "PodScheduled", "status": "False", "reason": "Unschedulable"}]});
     assert_eq!(readiness(&pod("pg-0", &unscheduled)), Err("is Pending: Unschedulable".to_owned()));
 }
-

@@ -210,7 +210,11 @@ async fn what_cannot_run_is_refused_before_it_runs() -> Result<()> {
         ),
         (job("endpoint", option, json!({"endpoint": "ftp://x"})), "InvalidSpec", vec!["options.endpoint"]),
         (job("each", "spec.retention", json!({"keepLast": 3})), "NotSupported", vec!["spec.retention"]),
-        (job("kind", "spec.target.kind", json!("Deployment")), "NotSupported", vec!["spec.target.kind", "Deployment"]),
+        (
+            job("kind", "spec.target.selector", json!({"matchLabels": {"app": "x"}})),
+            "NotSupported",
+            vec!["spec.target.selector"],
+        ),
         (job("blank", "spec.strategy.command", json!("  ")), "InvalidSpec", vec!["spec.strategy.command"]),
     ];
     let items: Vec<_> = later.iter().map(|(job, ..)| job).collect();

@@ -4,6 +4,7 @@
 use futures::future::{AbortHandle, abortable};
 use k8s_openapi::api::core::v1::Pod;
 use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::core::Selector;
 use kube::runtime::conditions::is_pod_running;
 use kube::runtime::wait::await_condition;
 use kube::{Api, Config};
@@ -130,6 +131,7 @@ impl World {
             namespace: self.namespace.clone(),
             path: None,
             container: container.map(str::to_owned),
+            pod_selector: Selector::default(),
         };
         resolve(client, &self.account(), &target).await
     }

@@ -260,6 +260,18 @@ impl Scene {
         .with_context(|| format!("objects and uploads left: {:?}", self.open_uploads()))
     }
 
+    /// The same, but that one BackupJob's backups may lie there.
+    pub async fn nothing_left_but(&self, job: &str) -> Result<()> {
+        let folder = format!("{}/{job}/", self.namespace);
+        until("everything of the failed runs to be gone", || async {
+            let keys = self.objects().await?;
+            let rest = keys.iter().filter(|key| !key.ends_with("/owner.json") && !key.starts_with(&folder)).count();
+            Ok((rest == 0 && self.open_uploads()?.is_empty()).then_some(()))
+        })
+        .await
+        .with_context(|| format!("objects and uploads left: {:?}", self.open_uploads()))
+    }
+
     /// Keys of this test's multipart uploads that are open at the server.
     pub fn open_uploads(&self) -> Result<Vec<String>> {
         self.installed.cluster.s3.open_uploads(&format!("{}/", self.namespace))
