@@ -174,6 +174,10 @@ pub struct DestinationStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 1024))]
     pub folder: Option<String>,
+    /// Whose archive it is, where it is not this BackupJob's: cluster id and job UID, as they stand in `owner.json`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 256))]
+    pub foreign_owner: Option<String>,
     /// What lies in it, manifest apart.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 1000), extend("x-kubernetes-list-type" = "atomic"))]

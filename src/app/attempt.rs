@@ -1,11 +1,10 @@
 //! **W** One attempt with the real parts: the namespace's own rights, its Secret, its pod, its destination.
 
 use super::surroundings::Surroundings;
-use crate::api::names::Namespace;
 use crate::clock::Clock;
 use crate::destination::Destination;
 use crate::destination::build::build_within;
-use crate::error::Failure;
+use crate::error::{Failure, Reason};
 use crate::run::AttemptId;
 use crate::run::backup::back_up;
 use crate::run::ports::{Executor, Prepared};
@@ -16,6 +15,7 @@ use crate::target::{ResolvedPod, resolve};
 use crate::tenant::{Account, Tenants, read_secret};
 use crate::validate::{DumpForm, ValidatedJob};
 use async_trait::async_trait;
+use kube::Client;
 use serde_json::json;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -44,23 +44,46 @@ struct ExecAttempt {
 
 #[async_trait]
 impl Executor for ExecExecutor {
-    async fn check_access(&self, namespace: &Namespace, service_account: &str) -> Result<(), Failure> {
-        self.tenants.client_for(namespace, service_account).await.map(drop)
+    async fn check(&self, job: &ValidatedJob) -> Result<(), Failure> {
+        let account = account(job);
+        let client = self.tenants.client_of(&account).await?;
+        self.destination(client.clone(), &account, job).await?;
+        match resolve(client, &account, &job.target).await {
+            Err(failure) if failure.reason == Reason::TargetNotReady => Ok(()),
+            found => found.map(drop),
+        }
     }
 
     async fn prepare(&self, job: &ValidatedJob) -> Result<Box<dyn Prepared>, Failure> {
-        let account = Account { namespace: job.job.namespace.clone(), name: job.service_account.clone() };
+        let account = account(job);
         let client = self.tenants.fresh_client(&account).await?;
+        let (destination, hidden) = self.destination(client.clone(), &account, job).await?;
+        let pod = resolve(client, &account, &job.target).await?;
+        let (tenants, clock) = (self.tenants.clone(), Arc::clone(&self.clock));
+        Ok(Box::new(ExecAttempt { tenants, account, pod, job: job.clone(), destination, hidden, clock }))
+    }
+}
+
+/// Whose rights are used.
+fn account(job: &ValidatedJob) -> Account {
+    Account { namespace: job.job.namespace.clone(), name: job.service_account.clone() }
+}
+
+impl ExecExecutor {
+    /// The destination with the credentials of its Secret, and what of that must not be written down.
+    async fn destination(
+        &self,
+        client: Client,
+        account: &Account,
+        job: &ValidatedJob,
+    ) -> Result<(Arc<dyn Destination>, Hidden), Failure> {
         let secret = match &job.destination.secret {
-            Some(name) => read_secret(client.clone(), &account, name).await?,
+            Some(name) => read_secret(client, account, name).await?,
             None => BTreeMap::new(),
         };
         let egress = self.surroundings.egress().await?;
         let destination = build_within(&egress, &job.destination.address, &job.destination.options, &secret)?;
-        let hidden = Hidden::new(secret.values().map(String::as_str));
-        let pod = resolve(client, &account, &job.target).await?;
-        let (tenants, clock) = (self.tenants.clone(), Arc::clone(&self.clock));
-        Ok(Box::new(ExecAttempt { tenants, account, pod, job: job.clone(), destination, hidden, clock }))
+        Ok((destination, Hidden::new(secret.values().map(String::as_str))))
     }
 }
 
@@ -100,6 +123,7 @@ impl Prepared for ExecAttempt {
             recipients: job.recipients.clone(),
             allow_empty: job.allow_empty,
             minimum_size: job.minimum_size,
+            adopt: job.adopt.clone(),
             id,
         };
         let source =

@@ -3,6 +3,7 @@
 use crate::api::GROUP;
 use crate::api::backup_job::BackupJobStatus;
 use crate::api::names::{JobRef, Uid};
+use crate::controller::status::foreign_owner;
 use crate::controller::status_writer::StatusQueue;
 use crate::run::Phase;
 use crate::run::observer::{Happening, Observer, Skip, Subject};
@@ -135,6 +136,14 @@ impl Observer for Observers {
                     (_, reason) => EventKind::Failed(reason.unwrap_or(crate::error::Reason::Internal)),
                 };
                 tell(kind, note);
+            }
+            Happening::TookOver { note } => {
+                tracing::info!(%job, run, note, "archive taken over");
+                tell(EventKind::ArchiveTakenOver, note.clone());
+            }
+            Happening::ForeignOwner { owner } => {
+                tracing::warn!(%job, run, owner, "the archive is somebody else's");
+                tell(EventKind::ForeignOwner, foreign_owner(job, owner));
             }
             Happening::NotReady { failure } => {
                 tracing::warn!(%job, reason = %failure.reason, message = failure.short_message(), "the BackupJob cannot run");

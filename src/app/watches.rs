@@ -2,6 +2,7 @@
 
 use crate::controller::{Seen, Signal};
 use futures::StreamExt;
+use kube::core::DeserializeGuard;
 use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Api, Resource};
@@ -10,8 +11,9 @@ use std::fmt::Debug;
 use tokio::sync::mpsc;
 
 /// Watches until nobody listens. Errors are retried with kube's own back-off (800 ms to 30 s) and said once per row of
-/// failures: a watch that breaks costs nothing but time, since it begins anew with a list.
-pub(super) async fn watch<K>(api: Api<K>, signals: mpsc::Sender<Signal>, wrap: fn(Seen<K>) -> Signal)
+/// failures: a watch that breaks costs nothing but time, since it begins anew with a list. An object that cannot be read is
+/// told as such, and keeps nobody from reading the others.
+pub(super) async fn watch<K>(api: Api<DeserializeGuard<K>>, signals: mpsc::Sender<Signal>, wrap: fn(Seen<K>) -> Signal)
 where
     K: Resource + Clone + DeserializeOwned + Debug + Send + 'static,
     K::DynamicType: Default,
@@ -20,8 +22,14 @@ where
     let mut failing = false;
     while let Some(event) = stream.next().await {
         let seen = match event {
-            Ok(Event::Apply(object) | Event::InitApply(object)) => Seen::Apply(Box::new(object)),
-            Ok(Event::Delete(object)) => Seen::Delete(Box::new(object)),
+            Ok(Event::Apply(DeserializeGuard(object)) | Event::InitApply(DeserializeGuard(object))) => match object {
+                Ok(object) => Seen::Apply(Box::new(object)),
+                Err(invalid) => Seen::Unreadable { metadata: Box::new(invalid.metadata), why: Some(invalid.error) },
+            },
+            Ok(Event::Delete(DeserializeGuard(object))) => match object {
+                Ok(object) => Seen::Delete(Box::new(object)),
+                Err(invalid) => Seen::Unreadable { metadata: Box::new(invalid.metadata), why: None },
+            },
             Ok(Event::Init) => Seen::Begin,
             Ok(Event::InitDone) => Seen::Complete,
             Err(error) => {

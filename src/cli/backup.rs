@@ -84,6 +84,7 @@ pub async fn run(args: &BackupArgs, environment: &Environment, clock: &dyn Clock
             scheduled_at: None,
             archive: ObjectKey::new(format!("{NAMESPACE}/{name}"))?,
         },
+        adopt: None,
         target,
         strategy,
         compression_level: args.level,

@@ -12,17 +12,19 @@ pub mod world;
 
 use crate::api::backup_job::BackupJob;
 use crate::api::backup_run::BackupRun;
-use crate::api::names::{JobRef, Namespace};
+use crate::api::names::{JobRef, Uid};
 use crate::clock::Clock;
 use crate::error::Failure;
 use crate::run::observer::Observer;
 use crate::run::ports::{Claim, Claimed, Executor, Records, RunKey, StatusSink};
 use crate::run::supervisor::Supervisor;
 use crate::run::task::call;
+use crate::validate::ValidatedJob;
+use kube::core::ObjectMeta;
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 use world::{Action, World};
 
@@ -36,6 +38,13 @@ pub enum Seen<K> {
     Apply(Box<K>),
     /// It is gone.
     Delete(Box<K>),
+    /// It is so that it cannot be read, and why; or it was so, and is gone.
+    Unreadable {
+        /// All that could be read of it.
+        metadata: Box<ObjectMeta>,
+        /// `None`: it is gone.
+        why: Option<String>,
+    },
     /// The watch began anew and has shown everything: `Apply` since the last `Begin` was all there is.
     Complete,
     /// The watch begins anew.
@@ -53,9 +62,12 @@ pub enum Signal {
     Policy(Option<Failure>),
     /// What became of a claim.
     ClaimEnded(Claim, u32, Result<Claimed, Failure>),
-    /// Whether a namespace lets its ServiceAccount be used.
-    AccessChecked(JobRef, Result<(), Failure>),
+    /// Whether all that a BackupJob refers to is there and may be used.
+    AccessChecked(JobRef, Arc<ValidatedJob>, Result<(), Failure>),
 }
+
+/// How many looks at what BackupJobs refer to are at work at once: thousands may be due together, and none is urgent.
+const LOOKS_AT_ONCE: usize = 4;
 
 /// What the controller needs of the outside.
 pub struct Ports {
@@ -82,6 +94,8 @@ pub struct Controller {
     shown_runs: Option<HashSet<String>>,
     complete: (bool, bool, bool),
     ready: Box<dyn Fn() + Send>,
+    /// Turns of looks at what BackupJobs refer to.
+    looks: Arc<Semaphore>,
 }
 
 impl Controller {
@@ -103,6 +117,7 @@ impl Controller {
             shown_runs: None,
             complete: (false, false, false),
             ready,
+            looks: Arc::new(Semaphore::new(LOOKS_AT_ONCE)),
         }
     }
 
@@ -163,6 +178,22 @@ impl Controller {
                     self.world.delete_job(&name);
                 }
             }
+            Signal::Job(Seen::Unreadable { metadata, why }) => {
+                let name = JobRef::new(
+                    metadata.namespace.clone().unwrap_or_default(),
+                    metadata.name.clone().unwrap_or_default(),
+                );
+                let (Ok(name), Ok(uid)) = (name, Uid::new(metadata.uid.unwrap_or_default())) else { return };
+                match why {
+                    None => self.world.delete_job(&name),
+                    Some(why) => {
+                        if let Some(shown) = &mut self.shown_jobs {
+                            shown.insert(name.clone());
+                        }
+                        self.world.unreadable_job(&name, uid, &why);
+                    }
+                }
+            }
             Signal::Job(Seen::Complete) => {
                 if let Some(shown) = self.shown_jobs.take() {
                     self.world.retain_jobs(&shown);
@@ -177,6 +208,16 @@ impl Controller {
                 self.world.apply_run(*run);
             }
             Signal::Run(Seen::Delete(run)) => self.world.delete_run(&run),
+            Signal::Run(Seen::Unreadable { metadata, why }) => match (metadata.uid, why) {
+                (Some(uid), None) => self.world.forget_run(&uid),
+                (uid, Some(why)) => {
+                    tracing::warn!(run = ?metadata.name, namespace = ?metadata.namespace, why, "a BackupRun cannot be read");
+                    if let (Some(shown), Some(uid)) = (&mut self.shown_runs, uid) {
+                        shown.insert(uid);
+                    }
+                }
+                (None, None) => {}
+            },
             Signal::Run(Seen::Complete) => {
                 if let Some(shown) = self.shown_runs.take() {
                     self.world.retain_runs(&shown);
@@ -188,7 +229,11 @@ impl Controller {
                 self.note_complete(|complete| complete.2 = true);
             }
             Signal::ClaimEnded(claim, missed, result) => self.world.claim_ended(&claim, missed, result, now),
-            Signal::AccessChecked(job, result) => self.world.access_checked(&job, result, now),
+            Signal::AccessChecked(job, looked_at, result) => {
+                if self.world.is_current(&job, &looked_at) {
+                    self.world.access_checked(&job, result, now);
+                }
+            }
         }
     }
 
@@ -244,16 +289,19 @@ impl Controller {
                 });
             }
             Action::Write(job, uid, status) => self.ports.statuses.put(job, uid, status),
-            Action::CheckAccess(job, namespace, account) => self.check_access(job, namespace, account),
+            Action::CheckAccess(job, valid) => self.check_access(job, valid),
             Action::Notice(subject, happening) => self.ports.observer.notice(&subject, &happening),
         }
     }
 
-    fn check_access(&self, job: JobRef, namespace: Namespace, account: String) {
-        let (executor, sender) = (Arc::clone(&self.ports.executor), self.sender.clone());
+    fn check_access(&self, job: JobRef, valid: Arc<ValidatedJob>) {
+        let (executor, sender, looks) =
+            (Arc::clone(&self.ports.executor), self.sender.clone(), Arc::clone(&self.looks));
         tokio::spawn(async move {
-            let result = call(executor.check_access(&namespace, &account)).await;
-            let _ = sender.send(Signal::AccessChecked(job, result)).await; // nobody listens at the end
+            // Never closed; its turn is waited for outside of the call's own time.
+            let _turn = looks.acquire_owned().await;
+            let result = call(executor.check(&valid)).await;
+            let _ = sender.send(Signal::AccessChecked(job, valid, result)).await; // nobody listens at the end
         });
     }
 }

@@ -1,8 +1,10 @@
 //! **P** Status of a BackupJob: what is known of it and its runs, and the old status, to the new one.
 
+use crate::api::ANNOTATION_ADOPT;
 use crate::api::backup_job::{BackupJob, BackupJobStatus, JobPhase};
 use crate::api::backup_run::{BackupRun, BackupRunStatus};
 use crate::api::conditions::{self, Word};
+use crate::api::names::JobRef;
 use crate::api::time::{from_time, to_time};
 use crate::error::{Failure, Reason};
 use crate::run::Phase;
@@ -59,6 +61,7 @@ pub fn derive(facts: Facts<'_>, old: &BackupJobStatus) -> BackupJobStatus {
     }
     note_success(&mut status, &runs);
     note_health(&mut status, &runs, generation, now);
+    note_owner(&mut status, job, &runs, now);
     let (word, reason, message) = match readiness {
         Readiness::Unknown => (Word::Unknown, "Checking", "not looked at yet"),
         Readiness::Ready => (Word::True, "Ready", "the BackupJob can run"),
@@ -134,6 +137,37 @@ fn note_health(status: &mut BackupJobStatus, runs: &[&BackupRun], generation: Op
         None => (Word::Unknown, "NoBackupYet".to_owned(), "no run has ended yet"),
     };
     conditions::set(&mut status.conditions, "Healthy", word, &reason, message, generation, now);
+}
+
+/// `RetentionStopped`, once a backup has said that the archive is somebody else's, until one says that it is not.
+fn note_owner(status: &mut BackupJobStatus, job: &BackupJob, runs: &[&BackupRun], now: DateTime<Utc>) {
+    const KIND: &str = "RetentionStopped";
+    let stored = runs.iter().rev().filter_map(|run| status_of(run)).find(|found| !found.destinations.is_empty());
+    let Some(stored) = stored else { return };
+    let generation = job.metadata.generation;
+    match stored.destinations.iter().find_map(|at| at.foreign_owner.as_deref()) {
+        Some(owner) => {
+            let (namespace, name) = (job.metadata.namespace.as_deref(), job.metadata.name.as_deref());
+            let message = JobRef::new(namespace.unwrap_or_default(), name.unwrap_or_default())
+                .map_or_else(|failure| failure.message, |reference| foreign_owner(&reference, owner));
+            conditions::set(&mut status.conditions, KIND, Word::True, "ForeignOwner", &message, generation, now);
+        }
+        None if status.conditions.iter().any(|c| c.type_ == KIND) => {
+            let message = "the archive is this BackupJob's own";
+            conditions::set(&mut status.conditions, KIND, Word::False, "OwnArchive", message, generation, now);
+        }
+        None => {}
+    }
+}
+
+/// What is said of an archive whose owner is `owner` (`<cluster id>/<job UID>`), and what to do about it.
+pub fn foreign_owner(job: &JobRef, owner: &str) -> String {
+    format!(
+        "the archive belongs to another BackupJob ({owner}, see owner.json in it): backups are stored, and nothing is deleted. \
+         If this one continues it (a cluster that was rebuilt, a job that was renamed): kubectl annotate backupjob {} -n {} \
+         --overwrite {ANNOTATION_ADOPT}={owner}; if not, give it another spec.archiveName or uri",
+        job.name, job.namespace
+    )
 }
 
 fn job_phase(phase: Phase) -> JobPhase {

@@ -13,8 +13,8 @@
 use super::status;
 use crate::api::backup_job::{BackupJob, BackupJobStatus};
 use crate::api::backup_run::BackupRun;
-use crate::api::names::{JobRef, Namespace, RunName, Uid};
-use crate::error::{Failure, Reason};
+use crate::api::names::{JobRef, RunName, Uid};
+use crate::error::{Failure, Reason, cut};
 use crate::run::observer::{Happening, Subject};
 use crate::run::ports::{Claim, RunKey};
 use crate::schedule::index::Index;
@@ -49,8 +49,8 @@ pub enum Action {
     Delete(RunKey),
     /// Write a BackupJob's status.
     Write(JobRef, Uid, Box<BackupJobStatus>),
-    /// See whether the namespace lets its ServiceAccount be used; report with [`World::access_checked`].
-    CheckAccess(JobRef, Namespace, String),
+    /// See whether all that the BackupJob refers to is there and may be used; report with [`World::access_checked`].
+    CheckAccess(JobRef, Arc<ValidatedJob>),
     /// Tell the observers.
     Notice(Subject, Happening),
 }
@@ -131,14 +131,35 @@ impl World {
             object,
             valid,
             status,
-            access: old.as_ref().and_then(|old| old.access.clone()),
+            // What was found for another spec says nothing about this one.
+            access: None,
             access_due: now,
-            checking: old.as_ref().is_some_and(|old| old.checking),
+            checking: false,
             claim_not_before: None,
             claiming: old.as_ref().is_some_and(|old| old.claiming),
             told_not_ready: old.and_then(|old| old.told_not_ready),
         };
         self.jobs.insert(reference.clone(), job);
+    }
+
+    /// A BackupJob is there and cannot be read: what was known of it is no longer what it says, so it rests until it can be
+    /// read again.
+    pub fn unreadable_job(&mut self, reference: &JobRef, uid: Uid, why: &str) {
+        let failure = Failure::new(
+            Reason::InvalidSpec,
+            format!("the BackupJob cannot be read: {}; correct it, as `kubectl explain bj.spec` says", cut(why, 300)),
+        );
+        match self.jobs.get_mut(reference).filter(|known| known.uid == uid) {
+            Some(known) => {
+                known.valid = Err(failure);
+                self.index.delete(reference);
+                self.dirty.insert(reference.clone());
+            }
+            None => {
+                let subject = Subject { job: reference.clone(), job_uid: Some(uid), run: None };
+                self.pending.push(Action::Notice(subject, Happening::NotReady { failure }));
+            }
+        }
     }
 
     /// A BackupJob is gone.

@@ -31,6 +31,13 @@ pub struct Owner {
     pub job_uid: String,
 }
 
+impl Owner {
+    /// What names it beyond doubt, and what the annotation `backup.javy.dev/adopt` says: `<cluster id>/<job UID>`.
+    pub fn id(&self) -> String {
+        format!("{}/{}", self.cluster_id, self.job_uid)
+    }
+}
+
 /// `owner.json`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

@@ -36,7 +36,7 @@
 
 use super::Phase;
 use super::guard::guard;
-use super::report::{Plan, Progress, Report, StoredObject};
+use super::report::{Ownership, Plan, Progress, Report, StoredObject};
 use crate::api::names::ObjectKey;
 use crate::archive::encode::{Encoder, FRAME_SIZE};
 use crate::archive::encrypt::{Seal, encrypt};
@@ -103,6 +103,7 @@ async fn back_up_in_segments(
         folder: layout::folder(&plan.id)?,
         segment_size,
         started_at: clock.now(),
+        ownership: Ownership::Ours,
         warnings: Vec::new(),
         written: Vec::new(),
         segments: Vec::new(),
@@ -163,6 +164,7 @@ struct Attempt<'a> {
     folder: ObjectKey,
     segment_size: u64,
     started_at: DateTime<Utc>,
+    ownership: Ownership,
     warnings: Vec<String>,
     /// Keys that may be there, in the order of writing.
     written: Vec<ObjectKey>,
@@ -244,7 +246,9 @@ impl Attempt<'_> {
         }
     }
 
-    /// Whose archive it is. Another owner's is written to all the same in this version, with a warning.
+    /// Whose archive it is. It is taken over from an earlier BackupJob of the same name in the same cluster, and from whom
+    /// the user says. Another owner's is written to all the same: a backup in a strange folder is better than none, but
+    /// nothing there may ever be deleted for this job's sake.
     async fn claim_archive(&mut self, owner: &Owner) -> Result<(), Failure> {
         let key = self.plan.id.archive.join(layout::OWNER)?;
         let ours = manifest::to_bytes(&OwnerDocument { format_version: FORMAT_VERSION, owner: owner.clone() })?;
@@ -260,20 +264,27 @@ impl Attempt<'_> {
         };
         match manifest::parse::<OwnerDocument>(key.as_str(), &there) {
             Ok(there) if there.owner == *owner => {}
-            Ok(OwnerDocument { owner: old, .. })
-                if old.cluster_id == owner.cluster_id && old.namespace == owner.namespace && old.job == owner.job =>
-            {
-                self.destination.put(&key, ours, Put::Always).await?;
-                self.warn(format!(
-                    "{} belonged to an earlier BackupJob {}/{} of this cluster and was taken over",
-                    self.plan.id.archive, owner.namespace, owner.job
-                ));
+            Ok(OwnerDocument { owner: old, .. }) => {
+                let archive = &self.plan.id.archive;
+                let again =
+                    (&old.cluster_id, &old.namespace, &old.job) == (&owner.cluster_id, &owner.namespace, &owner.job);
+                if again || self.plan.adopt.as_ref() == Some(&old.id()) {
+                    self.destination.put(&key, ours, Put::Always).await?;
+                    let which = if again { "an earlier BackupJob" } else { "BackupJob" };
+                    let note = format!(
+                        "{archive} belonged to {which} {}/{} ({}) of cluster {} and was taken over",
+                        old.namespace, old.job, old.job_uid, old.cluster_id
+                    );
+                    self.warn(note.clone());
+                    self.ownership = Ownership::TakenOver(note);
+                } else {
+                    self.warn(format!(
+                        "{archive} belongs to BackupJob {}/{} ({}) of cluster {}: nothing there is ever deleted for this one",
+                        old.namespace, old.job, old.job_uid, old.cluster_id
+                    ));
+                    self.ownership = Ownership::Foreign(old);
+                }
             }
-            Ok(OwnerDocument { owner: other, .. }) => self.warn(format!(
-                "{} belongs to BackupJob {}/{} ({}) of cluster {}: two jobs that write to one folder cannot be told apart \
-                 later. Give this one another `archiveName`",
-                self.plan.id.archive, other.namespace, other.job, other.job_uid, other.cluster_id
-            )),
             Err(failure) => self.warn(failure.message),
         }
         Ok(())
@@ -396,6 +407,7 @@ impl Attempt<'_> {
             reason,
             message: message.unwrap_or_else(|| format!("{} bytes read, {} bytes stored", raw.size, stored.size)),
             folder: self.folder.to_string(),
+            ownership: self.ownership.clone(),
             objects: objects.collect(),
             bytes_read: raw.size,
             bytes_stored: stored.size,

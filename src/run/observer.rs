@@ -85,6 +85,16 @@ pub enum Happening {
         /// When the run started.
         started: Option<DateTime<Utc>>,
     },
+    /// An archive that was another BackupJob's is this one's from now on.
+    TookOver {
+        /// Whose it was.
+        note: String,
+    },
+    /// A backup was written into an archive that is somebody else's.
+    ForeignOwner {
+        /// Whose it is: `<cluster id>/<job UID>`.
+        owner: String,
+    },
     /// The BackupJob cannot run as it is.
     NotReady {
         /// Why.

@@ -84,8 +84,10 @@ pub trait StatusSink: Send + Sync {
 /// Does the work of attempts.
 #[async_trait]
 pub trait Executor: Send + Sync {
-    /// Whether the namespace lets this ServiceAccount be used.
-    async fn check_access(&self, namespace: &Namespace, service_account: &str) -> Result<(), Failure>;
+    /// Whether all that a BackupJob refers to is there, and may be used with its namespace's rights: ServiceAccount, Secret
+    /// and the keys in it, target, container. Nothing outside the cluster is contacted. A target that is not Ready is no
+    /// failure: pods come and go, and a run waits for them.
+    async fn check(&self, job: &ValidatedJob) -> Result<(), Failure>;
     /// Reads credentials and finds the target; touches neither target nor destination.
     async fn prepare(&self, job: &ValidatedJob) -> Result<Box<dyn Prepared>, Failure>;
 }

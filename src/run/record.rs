@@ -3,7 +3,7 @@
 //! The status is the run's only memory across a crash. An attempt is therefore opened in it *before* its work starts,
 //! and one that is open under another executor's name is known to be dead.
 
-use super::report::Report;
+use super::report::{Ownership, Report};
 use super::{Phase, observer::Happening};
 use crate::api::backup_job::BackupJobSpec;
 use crate::api::backup_run::{AttemptStatus, BackupRunStatus, DestinationStatus, ObjectStatus};
@@ -203,6 +203,7 @@ fn note_report(status: &mut BackupRunStatus, report: &Report) {
         reason,
         message: _, // goes into the run's own message
         folder,
+        ownership,
         objects,
         bytes_read,
         bytes_stored,
@@ -226,6 +227,10 @@ fn note_report(status: &mut BackupRunStatus, report: &Report) {
         phase: *phase,
         reason: reason.map(|reason| reason.as_str().to_owned()),
         folder: Some(folder.clone()),
+        foreign_owner: match ownership {
+            Ownership::Ours | Ownership::TakenOver(_) => None,
+            Ownership::Foreign(owner) => Some(owner.id()),
+        },
         objects: objects
             .iter()
             .map(|object| ObjectStatus {

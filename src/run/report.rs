@@ -3,6 +3,7 @@
 use super::{AttemptId, Phase};
 use crate::archive::encrypt::Recipient;
 use crate::error::Reason;
+use crate::repository::manifest::Owner;
 use crate::source::Consistency;
 use serde_json::Value;
 use std::sync::atomic::AtomicU64;
@@ -12,6 +13,8 @@ use std::sync::atomic::AtomicU64;
 pub struct Plan {
     /// Who writes.
     pub id: AttemptId,
+    /// The owner whose archive is to be taken over: `<cluster id>/<job UID>`.
+    pub adopt: Option<String>,
     /// Target as it stands in the manifest: kind, name, namespace, path, container.
     pub target: Value,
     /// `dump`, `copy`, …
@@ -37,6 +40,18 @@ pub struct Progress {
     pub files: AtomicU64,
 }
 
+/// Whose archive a backup was written to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Ownership {
+    /// This BackupJob's.
+    #[default]
+    Ours,
+    /// This BackupJob's from now on; the text says whose it was.
+    TakenOver(String),
+    /// Somebody else's, and it stays so.
+    Foreign(Owner),
+}
+
 /// One stored object of a backup.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StoredObject {
@@ -59,6 +74,8 @@ pub struct Report {
     pub message: String,
     /// Folder of the attempt, relative to the uri.
     pub folder: String,
+    /// Whose archive that folder lies in.
+    pub ownership: Ownership,
     /// What lies in it, manifest apart.
     pub objects: Vec<StoredObject>,
     /// Raw bytes.

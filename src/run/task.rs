@@ -15,7 +15,7 @@ use super::exclusive::Exclusive;
 use super::observer::{Happening, Observer, Subject};
 use super::ports::{Executor, Prepared, Records, RunKey, Written};
 use super::record::{self, Next, Retry};
-use super::report::{Progress, Report};
+use super::report::{Ownership, Progress, Report};
 use super::{AttemptId, Phase};
 use crate::api::backup_job::BackupJob;
 use crate::api::backup_run::{BackupRun, BackupRunStatus};
@@ -347,6 +347,11 @@ impl RunTask {
         let next = record::end_attempt(&mut self.status, &result, retry, self.run.metadata.generation, now);
         if let (Next::Retry(retry_at), Err(failure)) = (next, &result) {
             self.notice(&Happening::AttemptFailed { attempt, failure: failure.clone(), retry_at });
+        }
+        match result.as_ref().map(|report| &report.ownership) {
+            Ok(Ownership::TakenOver(note)) => self.notice(&Happening::TookOver { note: note.clone() }),
+            Ok(Ownership::Foreign(owner)) => self.notice(&Happening::ForeignOwner { owner: owner.id() }),
+            Ok(Ownership::Ours) | Err(_) => {}
         }
         if self.persist().await == Written::Gone {
             return Err(Stop::Gone);

@@ -94,6 +94,10 @@ kinds! {
     BackupSucceeded: "Normal" "Backup",
     /// Kept, but the source was not whole.
     BackupIncomplete: "Warning" "Backup",
+    /// An archive that was another BackupJob's is this one's from now on.
+    ArchiveTakenOver: "Normal" "Backup",
+    /// The backup lies in an archive that is somebody else's; nothing there is deleted.
+    ForeignOwner: "Warning" "Backup",
     /// A tick did not become a run.
     TickSkipped: "Normal" "Schedule",
     /// After downtime only the latest of several ticks is made up for.

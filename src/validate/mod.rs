@@ -150,6 +150,8 @@ pub struct ValidatedJob {
     pub destination: DestinationPlan,
     /// Folder below the uri.
     pub archive: ObjectKey,
+    /// The owner whose archive is to be taken over: `<cluster id>/<job UID>`.
+    pub adopt: Option<String>,
     /// Attempts after the first.
     pub retry_limit: u32,
     /// Wait before the second attempt; doubled each time, at most 600 s.

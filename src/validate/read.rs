@@ -6,6 +6,7 @@ use super::{
     Concurrency, DEFAULT_DIRECTORY, DEFAULT_SERVICE_ACCOUNT, DestinationPlan, Dump, DumpForm, Target, ValidatedJob,
     WorkloadKind, dump_form, later, options, pod_selector, quantity,
 };
+use crate::api::ANNOTATION_ADOPT;
 use crate::api::backup_job::{
     BackupJob, BackupJobSpec, CompressionSpec, ConcurrencyPolicy, DeletionPolicy, DestinationSpec, DestinationType,
     EncryptionSpec, GuardSpec, MissedRuns, NamedDestination, OnChange, Output, PodChoice, RetrySpec, StrategySpec,
@@ -45,6 +46,7 @@ struct Identity {
     job: JobRef,
     uid: Uid,
     created: DateTime<Utc>,
+    adopt: Option<String>,
 }
 
 fn identity(job: &BackupJob, problems: &mut Problems) -> Option<Identity> {
@@ -57,7 +59,9 @@ fn identity(job: &BackupJob, problems: &mut Problems) -> Option<Identity> {
     if created.is_none() {
         problems.invalid("metadata.creationTimestamp", "absent; the object does not come from an API server");
     }
-    Some(Identity { job: JobRef { namespace: namespace?, name: name? }, uid: uid?, created: created? })
+    let adopt =
+        meta.annotations.as_ref().and_then(|found| found.get(ANNOTATION_ADOPT)).map(|text| text.trim().to_owned());
+    Some(Identity { job: JobRef { namespace: namespace?, name: name? }, uid: uid?, created: created?, adopt })
 }
 
 /// The value, or its failure as a problem of field `path`.
@@ -86,7 +90,7 @@ struct Parts {
 
 impl Parts {
     fn into_job(self, identity: Identity) -> ValidatedJob {
-        let Identity { job, uid, created } = identity;
+        let Identity { job, uid, created, adopt } = identity;
         ValidatedJob {
             job,
             uid,
@@ -98,6 +102,7 @@ impl Parts {
             dump: self.dump,
             destination: self.destination,
             archive: self.archive,
+            adopt,
             retry_limit: self.retry_limit,
             retry_backoff: self.retry_backoff,
             service_account: self.service_account,

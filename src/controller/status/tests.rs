@@ -109,3 +109,36 @@ fn the_same_facts_give_the_same_status() {
     let once = of(&job(false), &Readiness::Ready, &runs, &BackupJobStatus::default());
     assert_eq!(of(&job(false), &Readiness::Ready, &runs, &once), once, "or it would be written for ever");
 }
+
+#[test]
+fn retention_stops_in_a_foreign_archive_until_it_is_the_own() {
+    let stored = |name: &str, start: &str, owner: Option<&str>| {
+        let mut at = json!({"name": "default", "phase": "Succeeded"});
+        if let Some(owner) = owner {
+            at["foreignOwner"] = owner.into();
+        }
+        run(name, &json!({"phase": "Succeeded", "startTime": start, "destinations": [at]}))
+    };
+    let condition = |status: &BackupJobStatus| {
+        let found = status.conditions.iter().find(|condition| condition.type_ == "RetentionStopped");
+        found.map(|found| (found.status.clone(), found.reason.clone(), found.message.clone()))
+    };
+    let none = BackupJobStatus::default();
+    let own = stored("pg-m1", "2026-11-24T09:00:00Z", None);
+    assert_eq!(condition(&of(&job(false), &Readiness::Ready, &[own.clone()], &none)), None, "nothing to say");
+    let foreign = stored("pg-m2", "2026-11-24T10:00:00Z", Some("c/j"));
+    let failed = ended("pg-m3", "2026-11-24T11:00:00Z", "Failed");
+    let status = of(&job(false), &Readiness::Ready, &[failed.clone(), own, foreign], &none);
+    let (word, reason, message) = condition(&status).expect("a condition");
+    assert_eq!((word.as_str(), reason.as_str()), ("True", "ForeignOwner"));
+    assert!(
+        message.contains("kubectl annotate backupjob pg -n default --overwrite backup.javy.dev/adopt=c/j"),
+        "{message}"
+    );
+    // It stays when the run that said so was pruned, and ends with a backup that says otherwise.
+    let status = of(&job(false), &Readiness::Ready, &[failed.clone()], &status);
+    assert!(conditions::holds(&status.conditions, "RetentionStopped"));
+    let again = stored("pg-m4", "2026-11-24T11:30:00Z", None);
+    let status = of(&job(false), &Readiness::Ready, &[failed, again], &status);
+    assert_eq!(condition(&status).map(|found| found.0).as_deref(), Some("False"));
+}

@@ -5,10 +5,12 @@ use crate::api::names::JobRef;
 use crate::controller::status::{self, Facts, Readiness};
 use crate::error::Failure;
 use crate::run::observer::{Happening, Subject};
+use crate::validate::ValidatedJob;
 use chrono::{DateTime, TimeDelta, Utc};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
-/// How soon rights that were missing are looked for again, and how often rights that were there are checked.
+/// How soon what was missing is looked for again, and how often what was there is checked.
 const ACCESS_RETRY: (TimeDelta, TimeDelta) = (TimeDelta::seconds(15), TimeDelta::minutes(10));
 
 impl World {
@@ -20,7 +22,13 @@ impl World {
         }
     }
 
-    /// Whether the namespace lets its ServiceAccount be used.
+    /// Whether a look that ended was at the BackupJob as it is now.
+    pub fn is_current(&self, reference: &JobRef, looked_at: &Arc<ValidatedJob>) -> bool {
+        let valid = self.jobs.get(reference).map(|job| &job.valid);
+        valid.is_some_and(|valid| valid.as_ref().is_ok_and(|valid| Arc::ptr_eq(valid, looked_at)))
+    }
+
+    /// Whether all that the BackupJob refers to is there and may be used.
     pub fn access_checked(&mut self, reference: &JobRef, result: Result<(), Failure>, now: DateTime<Utc>) {
         let Some(job) = self.jobs.get_mut(reference) else { return };
         job.checking = false;
@@ -43,8 +51,7 @@ impl World {
                 && job.access_due <= now
             {
                 job.checking = true;
-                let account = valid.service_account.clone();
-                actions.push(Action::CheckAccess(reference.clone(), reference.namespace.clone(), account));
+                actions.push(Action::CheckAccess(reference.clone(), Arc::clone(valid)));
             }
             self.dirty.insert(reference);
         }

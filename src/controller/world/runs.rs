@@ -57,6 +57,14 @@ impl World {
         self.dirty.insert(job);
     }
 
+    /// A BackupRun that could not be read any more is gone.
+    pub fn forget_run(&mut self, uid: &str) {
+        let known = self.runs.values().flat_map(BTreeMap::values).find(|run| run.metadata.uid.as_deref() == Some(uid));
+        if let Some(run) = known.cloned() {
+            self.delete_run(&run);
+        }
+    }
+
     /// After a watch began anew: what is known and was not shown again is gone.
     pub fn retain_runs(&mut self, shown: &HashSet<String>) {
         let all = self.runs.values().flat_map(BTreeMap::values);

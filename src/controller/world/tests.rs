@@ -371,6 +371,56 @@ fn rights_are_looked_for_again_until_they_are_there() {
 }
 
 #[test]
+fn what_was_found_for_another_spec_says_nothing_about_this_one() {
+    let mut world = world(vec![job(|_| {})], vec![], "2026-11-24T10:00:05Z");
+    let looks = |actions: &[Action]| {
+        let mut looks = actions.iter().filter_map(|action| match action {
+            Action::CheckAccess(_, valid) => Some(Arc::clone(valid)),
+            _ => None,
+        });
+        looks.next()
+    };
+    let reference = JobRef::new("default", "pg").expect("good");
+    let old = looks(&decide(&mut world, "2026-11-24T10:00:05Z")).expect("a look");
+    assert!(world.is_current(&reference, &old));
+    world.access_checked(&reference, Ok(()), at("2026-11-24T10:00:06Z"));
+    let edited = job(|job| {
+        job["metadata"]["generation"] = json!(2);
+        job["spec"]["target"]["name"] = json!("other");
+    });
+    world.apply_job(edited, at("2026-11-24T10:00:07Z"));
+    let actions = decide(&mut world, "2026-11-24T10:00:07Z");
+    let new = looks(&actions).expect("another look, at once");
+    assert!(world.is_current(&reference, &new) && !world.is_current(&reference, &old));
+    let status = written(&actions).expect("a status");
+    assert!(!crate::api::conditions::holds(&status.conditions, "Ready"), "not looked at yet");
+}
+
+#[test]
+fn a_job_that_cannot_be_read_rests_until_it_can() {
+    let mut world = world(vec![job(|_| {})], vec![], "2026-11-24T10:00:05Z");
+    let reference = JobRef::new("default", "pg").expect("good");
+    let uid = world.jobs[&reference].uid.clone();
+    world.unreadable_job(&reference, uid, "invalid type");
+    let actions = decide(&mut world, "2026-11-24T10:10:00Z");
+    assert!(claims(&actions).is_empty(), "nothing is known of what it says now");
+    let status = written(&actions).expect("a status");
+    assert!(status.message.is_some_and(|message| message.contains("cannot be read: invalid type")));
+    let told = |actions: &[Action]| actions.iter().any(|a| matches!(a, Action::Notice(_, Happening::NotReady { .. })));
+    assert!(told(&actions));
+    world.apply_job(job(|job| job["metadata"]["generation"] = json!(3)), at("2026-11-24T10:10:01Z"));
+    assert_eq!(claims(&decide(&mut world, "2026-11-24T10:20:00Z")).len(), 1, "it can be read again");
+    // One that was never read is told of, and no more.
+    world.unreadable_job(&JobRef::new("default", "other").expect("good"), Uid::new("33333333-9").expect("good"), "x");
+    assert!(told(&decide(&mut world, "2026-11-24T10:20:01Z")) && world.jobs.len() == 1);
+    // A run that cannot be read any more stays known until it is gone.
+    world.apply_run(run("pg-m1", |_| {}));
+    let uid = run("pg-m1", |_| {}).metadata.uid.expect("a UID");
+    world.forget_run(&uid);
+    assert!(world.runs.is_empty());
+}
+
+#[test]
 fn what_a_new_watch_does_not_show_is_gone() {
     let mut world = world(vec![job(|_| {})], vec![run("pg-m1", |_| {})], "2026-11-24T10:00:05Z");
     world.retain_runs(&HashSet::new());

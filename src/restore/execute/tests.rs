@@ -86,6 +86,7 @@ async fn with_encrypted_backup(
             scheduled_at: None,
             archive: ObjectKey::new("default/pg").unwrap(),
         },
+        adopt: None,
         target: serde_json::json!({}),
         strategy: "dump",
         compression_level: 1,

@@ -79,6 +79,7 @@ fn plan() -> Plan {
             scheduled_at: None,
             archive: ObjectKey::new("default/pg").unwrap(),
         },
+        adopt: None,
         target: serde_json::json!({"kind": "Pod", "name": "postgres-0"}),
         strategy: "dump",
         compression_level: 3,
@@ -431,11 +432,31 @@ async fn owners_are_told_apart() {
     let cancel = CancellationToken::new();
     let source = Scripted::new(Content::Raw, *b"x");
     let same = run(&with("aaaaaaaa-0000", "cccccccc-0000", 2), &source, &destination, &cancel).await.unwrap();
-    assert_eq!(same.warnings, ["a warning"]);
+    assert_eq!((same.warnings.as_slice(), same.ownership), (&["a warning".to_owned()][..], Ownership::Ours));
     let made_again = run(&with("bbbbbbbb-0000", "cccccccc-0000", 3), &source, &destination, &cancel).await.unwrap();
     assert!(made_again.warnings[0].contains("taken over"), "{:?}", made_again.warnings);
+    assert!(matches!(made_again.ownership, Ownership::TakenOver(_)), "{:?}", made_again.ownership);
     let other = run(&with("aaaaaaaa-0000", "dddddddd-0000", 4), &source, &destination, &cancel).await.unwrap();
     assert!(other.warnings[0].contains("belongs to BackupJob default/pg (bbbbbbbb-0000)"), "{:?}", other.warnings);
+    let owner = async || {
+        let bytes =
+            catalog::read_document(&destination, &ObjectKey::new("default/pg/owner.json").unwrap()).await.unwrap();
+        manifest::parse::<OwnerDocument>("owner.json", &bytes).unwrap().owner.id()
+    };
+    assert_eq!(owner().await, "cccccccc-0000/bbbbbbbb-0000", "a stranger changes nothing");
+    let Ownership::Foreign(found) = other.ownership else { panic!("{:?}", other.ownership) };
+    assert_eq!(found.id(), owner().await);
+
+    // It becomes the owner when the user says whose archive it continues, and only then.
+    let wrong = Plan { adopt: Some("cccccccc-0000/aaaaaaaa-0000".into()), ..with("aaaaaaaa-0000", "dddddddd-0000", 5) };
+    let refused = run(&wrong, &source, &destination, &cancel).await.unwrap();
+    assert!(matches!(refused.ownership, Ownership::Foreign(_)), "{:?}", refused.ownership);
+    let adopts = Plan { adopt: Some(found.id()), ..with("aaaaaaaa-0000", "dddddddd-0000", 6) };
+    let adopted = run(&adopts, &source, &destination, &cancel).await.unwrap();
+    assert!(matches!(adopted.ownership, Ownership::TakenOver(_)), "{:?}", adopted.ownership);
+    assert_eq!(owner().await, "dddddddd-0000/aaaaaaaa-0000");
+    let after = run(&with("aaaaaaaa-0000", "dddddddd-0000", 7), &source, &destination, &cancel).await.unwrap();
+    assert_eq!(after.ownership, Ownership::Ours);
 }
 
 #[tokio::test]

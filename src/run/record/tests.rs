@@ -1,4 +1,5 @@
 use super::*;
+use crate::repository::manifest::Owner;
 use crate::run::report::StoredObject;
 use crate::source::Consistency;
 
@@ -29,6 +30,7 @@ fn report(phase: Phase, reason: Option<Reason>) -> Report {
         reason,
         message: "1.0Ki read".into(),
         folder: "default/pg/run-1".into(),
+        ownership: Ownership::Ours,
         objects: vec![StoredObject { name: "dump.zst".into(), size: 10, digest: "ab".into() }],
         bytes_read: 1024,
         bytes_stored: 10,
@@ -37,6 +39,20 @@ fn report(phase: Phase, reason: Option<Reason>) -> Report {
         exit_code: Some(0),
         pod: Some("postgres-0".into()),
         consistency: Consistency::Command,
+    }
+}
+
+#[test]
+fn a_foreign_owner_is_said() {
+    let owner = Owner { cluster_id: "c".into(), namespace: "default".into(), job: "pg".into(), job_uid: "j".into() };
+    for (ownership, said) in
+        [(Ownership::Ours, None), (Ownership::TakenOver("x".into()), None), (Ownership::Foreign(owner), Some("c/j"))]
+    {
+        let mut status = begun();
+        let report = Report { ownership, ..report(Phase::Succeeded, None) };
+        end_attempt(&mut status, &Ok(report), RETRY, None, at(5));
+        assert_eq!(status.phase, Phase::Succeeded, "it is a backup all the same");
+        assert_eq!(status.destinations[0].foreign_owner.as_deref(), said);
     }
 }
 

@@ -99,7 +99,7 @@ impl Prepared for Work {
 
 #[async_trait]
 impl Executor for Handle {
-    async fn check_access(&self, _: &crate::api::names::Namespace, _: &str) -> Result<(), Failure> {
+    async fn check(&self, _: &ValidatedJob) -> Result<(), Failure> {
         Ok(())
     }
     async fn prepare(&self, _: &ValidatedJob) -> Result<Box<dyn Prepared>, Failure> {
@@ -151,6 +151,7 @@ fn report() -> Report {
         reason: None,
         message: "whole".into(),
         folder: "default/pg/pg-m1-00000000-1".into(),
+        ownership: Ownership::Ours,
         objects: vec![StoredObject { name: "dump.zst".into(), size: 10, digest: "ab".into() }],
         bytes_read: 100,
         bytes_stored: 10,
