@@ -149,16 +149,13 @@ impl World {
             Reason::InvalidSpec,
             format!("the BackupJob cannot be read: {}; correct it, as `kubectl explain bj.spec` says", cut(why, 300)),
         );
-        match self.jobs.get_mut(reference).filter(|known| known.uid == uid) {
-            Some(known) => {
-                known.valid = Err(failure);
-                self.index.delete(reference);
-                self.dirty.insert(reference.clone());
-            }
-            None => {
-                let subject = Subject { job: reference.clone(), job_uid: Some(uid), run: None };
-                self.pending.push(Action::Notice(subject, Happening::NotReady { failure }));
-            }
+        if let Some(known) = self.jobs.get_mut(reference).filter(|known| known.uid == uid) {
+            known.valid = Err(failure);
+            self.index.delete(reference);
+            self.dirty.insert(reference.clone());
+        } else {
+            let subject = Subject { job: reference.clone(), job_uid: Some(uid), run: None };
+            self.pending.push(Action::Notice(subject, Happening::NotReady { failure }));
         }
     }
 

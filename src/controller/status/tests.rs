@@ -125,7 +125,11 @@ fn retention_stops_in_a_foreign_archive_until_it_is_the_own() {
     };
     let none = BackupJobStatus::default();
     let own = stored("pg-m1", "2026-11-24T09:00:00Z", None);
-    assert_eq!(condition(&of(&job(false), &Readiness::Ready, &[own.clone()], &none)), None, "nothing to say");
+    assert_eq!(
+        condition(&of(&job(false), &Readiness::Ready, std::slice::from_ref(&own), &none)),
+        None,
+        "nothing to say"
+    );
     let foreign = stored("pg-m2", "2026-11-24T10:00:00Z", Some("c/j"));
     let failed = ended("pg-m3", "2026-11-24T11:00:00Z", "Failed");
     let status = of(&job(false), &Readiness::Ready, &[failed.clone(), own, foreign], &none);
@@ -136,7 +140,7 @@ fn retention_stops_in_a_foreign_archive_until_it_is_the_own() {
         "{message}"
     );
     // It stays when the run that said so was pruned, and ends with a backup that says otherwise.
-    let status = of(&job(false), &Readiness::Ready, &[failed.clone()], &status);
+    let status = of(&job(false), &Readiness::Ready, std::slice::from_ref(&failed), &status);
     assert!(conditions::holds(&status.conditions, "RetentionStopped"));
     let again = stored("pg-m4", "2026-11-24T11:30:00Z", None);
     let status = of(&job(false), &Readiness::Ready, &[failed, again], &status);
