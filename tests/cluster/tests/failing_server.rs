@@ -143,13 +143,15 @@ async fn what_a_person_must_mend_is_said_at_once_and_not_tried_again() -> Result
             let message = status.message.unwrap_or_default();
             ensure!(words.iter().all(|word| message.contains(word)), "{name}: {message}");
             ensure!(!message.contains("not-the-key"), "{name}: {message}");
-            let said = scene
-                .job_until(name, "to say so", |job| {
-                    job.status.as_ref().is_some_and(|status| status.message.as_deref() == Some(&message))
+            // A Secret that is missing is said before the run is over, too: then no failure is counted yet.
+            scene
+                .job_until(name, "to say so, and to count one failure", |job| {
+                    job.status.as_ref().is_some_and(|status| {
+                        status.message.as_deref() == Some(&message) && status.consecutive_failures == Some(1)
+                    })
                 })
-                .await?;
-            ensure!(said.status.is_some_and(|status| status.consecutive_failures == Some(1)), "{name}");
-            Ok(())
+                .await
+                .map(drop)
         }
     });
     try_join_all(runs).await?;
