@@ -23,6 +23,7 @@ pub mod controller;
 pub mod destination;
 pub mod error;
 pub mod install;
+pub mod lease;
 pub mod repository;
 pub mod restore;
 pub mod run;
