@@ -132,6 +132,10 @@ reasons! {
     // --- the operator ---
     /// The process that executed the attempt has gone.
     OperatorRestarted: Transient,
+    /// The operator died twice while it executed the run: it may be the run that kills it.
+    CrashLoop: Permanent,
+    /// `activeDeadlineSeconds` was over, all attempts and waits between them counted.
+    DeadlineExceeded: Permanent,
     /// The operator was told to end before the attempt was through.
     OperatorShutdown: Transient,
     /// The Kubernetes API did not answer, or answered with an error that is nobody's setting.

@@ -94,6 +94,8 @@ fn the_order_is_one_in_which_it_can_be_applied() {
             "ServiceAccount operator",
             "ClusterRole ubo-operator",
             "ClusterRoleBinding ubo-operator",
+            "Role ubo-operator",
+            "RoleBinding ubo-operator",
             "CustomResourceDefinition backupjobs.backup.javy.dev",
             "CustomResourceDefinition backupruns.backup.javy.dev",
             "ClusterRole backup-runner",
@@ -106,6 +108,7 @@ fn the_order_is_one_in_which_it_can_be_applied() {
             "ValidatingAdmissionPolicy backupruns-claims",
             "ValidatingAdmissionPolicyBinding backupruns-claims",
             "Service ubo-metrics",
+            "PodDisruptionBudget operator",
             "Deployment operator",
         ]
     );
@@ -143,6 +146,12 @@ fn the_operator_may_do_this_and_nothing_else() {
     let objects = objects();
     assert_eq!(rights(named(&objects, "ClusterRole", "ubo-operator")), allowed);
 
+    // In its own namespace: Leases, and nothing that holds a secret.
+    let own = named(&objects, "Role", "ubo-operator");
+    assert_eq!(own["metadata"]["namespace"], install::SYSTEM_NAMESPACE);
+    let leases = ["get", "list", "create", "update", "delete"].map(|verb| format!("{verb} coordination.k8s.io/leases"));
+    assert_eq!(rights(own), leases.into());
+
     // Nothing else is bound to it, here or in a namespace that opts in, but the tokens of one account.
     let tenant = install::documents(&install::opt_in(None, "backup-runner").expect("ours")).expect("YAML");
     let mut bound = Vec::new();
@@ -152,7 +161,7 @@ fn the_operator_may_do_this_and_nothing_else() {
             bound.push(object["roleRef"]["name"].as_str().expect("a name").to_owned());
         }
     }
-    assert_eq!(bound, ["ubo-operator", "backup-runner-token"]);
+    assert_eq!(bound, ["ubo-operator", "ubo-operator", "backup-runner-token"]);
     assert_eq!(
         rights(named(&tenant, "Role", "backup-runner-token")),
         set(&["create /serviceaccounts/token backup-runner"])
@@ -247,8 +256,12 @@ fn fields(schema: &Value, path: &mut Vec<String>, all: &mut Vec<Vec<String>>) {
 fn the_operator_runs_under_the_restricted_level() {
     let objects = objects();
     let deployment = named(&objects, "Deployment", "operator");
-    assert_eq!(deployment["spec"]["replicas"], 1);
-    assert_eq!(deployment["spec"]["strategy"]["type"], "Recreate");
+    assert_eq!(deployment["spec"]["replicas"], 2);
+    // An update takes no replica away before its successor is there, and a drain leaves one.
+    assert_eq!(deployment["spec"]["strategy"]["rollingUpdate"], json!({"maxUnavailable": 0, "maxSurge": 1}));
+    let budget = named(&objects, "PodDisruptionBudget", "operator");
+    assert_eq!(budget["spec"]["minAvailable"], 1);
+    assert_eq!(budget["spec"]["selector"], deployment["spec"]["selector"]);
     let pod = &deployment["spec"]["template"]["spec"];
     assert_eq!(pod["securityContext"]["runAsNonRoot"], true);
     assert_eq!(pod["securityContext"]["runAsUser"], 65532);

@@ -8,7 +8,8 @@ use crate::error::{Failure, Reason};
 use crate::run::AttemptId;
 use crate::run::backup::back_up;
 use crate::run::ports::{Executor, Prepared};
-use crate::run::report::{Plan, Progress, Report};
+use crate::run::recover::recover;
+use crate::run::report::{Plan, Progress, Recovered, Report};
 use crate::source::exec::ExecSource;
 use crate::source::hidden::Hidden;
 use crate::target::{ResolvedPod, resolve};
@@ -52,6 +53,13 @@ impl Executor for ExecExecutor {
             Err(failure) if failure.reason == Reason::TargetNotReady => Ok(()),
             found => found.map(drop),
         }
+    }
+
+    async fn recover(&self, job: &ValidatedJob, id: &AttemptId) -> Result<Recovered, Failure> {
+        let account = account(job);
+        let client = self.tenants.fresh_client(&account).await?;
+        let (destination, _) = self.destination(client, &account, job).await?;
+        recover(destination.as_ref(), id).await
     }
 
     async fn prepare(&self, job: &ValidatedJob) -> Result<Box<dyn Prepared>, Failure> {

@@ -4,6 +4,7 @@
 //! one that Kubernetes restarts.
 
 mod attempt;
+mod leases;
 mod observe;
 mod surroundings;
 mod watches;
@@ -32,7 +33,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use surroundings::Surroundings;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 
@@ -94,6 +95,7 @@ pub async fn operate(args: &OperatorArgs) -> Result<(), Failure> {
     let statuses = StatusQueue::default();
     let with_task = Arc::new(AtomicUsize::new(0));
     let observers = observe::Observers::new(&metrics, events, statuses.clone(), Arc::clone(&with_task));
+    let own_name = instance.clone();
     let shared = Arc::new(Shared {
         records: Arc::new(records.clone()),
         executor: Arc::new(attempt::ExecExecutor { tenants, surroundings, clock: Arc::clone(&clock) }),
@@ -104,33 +106,40 @@ pub async fn operate(args: &OperatorArgs) -> Result<(), Failure> {
         permits: Arc::new(Semaphore::new(args.max_concurrent_runs)),
         exclusive: Exclusive::default(),
         draining: CancellationToken::new(),
+        leading: watch::Sender::new(false),
     });
     let ports = Ports {
         records: Arc::clone(&shared.records),
         executor: Arc::clone(&shared.executor),
         observer: observers.clone(),
         statuses: observers,
-        clock,
+        clock: Arc::clone(&clock),
     };
 
     let (sender, receiver) = mpsc::channel(SIGNALS);
     let seen = Arc::clone(&readiness);
+    let (epoch, epochs) = watch::channel(0);
     let controller = Controller::new(
         ports,
         Supervisor::new(shared, with_task),
+        &own_name,
         (sender.clone(), receiver),
+        epoch,
         Box::new(move || seen.open(Gate::Cluster)),
     );
     let mut watches: JoinSet<&'static str> = JoinSet::new();
+    let mut keepers: JoinSet<&'static str> = JoinSet::new();
+    let both = (&mut watches, &mut keepers);
+    let ends = leases::keep(both, client.clone(), &clock, &own_name, sender.clone(), Arc::clone(&metrics));
     spawn(
         &mut watches,
         "watch of BackupJobs",
-        watches::watch::<BackupJob>(Api::all(client.clone()), sender.clone(), Signal::Job),
+        watches::watch::<BackupJob>(Api::all(client.clone()), sender.clone(), epochs.clone(), Signal::Job),
     );
     spawn(
         &mut watches,
         "watch of BackupRuns",
-        watches::watch::<BackupRun>(Api::all(client.clone()), sender.clone(), Signal::Run),
+        watches::watch::<BackupRun>(Api::all(client.clone()), sender.clone(), epochs, Signal::Run),
     );
     spawn(
         &mut watches,
@@ -139,23 +148,30 @@ pub async fn operate(args: &OperatorArgs) -> Result<(), Failure> {
     );
     spawn(&mut watches, "writer of Events", event_writer);
     let mut server = tokio::spawn(admin.serve(Arc::clone(&metrics), readiness, drained.clone()));
-    let mut writer = tokio::spawn(statuses.run(records, metrics, drained.clone()));
+    let mut writer = tokio::spawn(statuses.clone().run(records, metrics, drained.clone()));
     let mut control = tokio::spawn(controller.run(stop.clone(), args.shutdown_grace()));
 
     let outcome = tokio::select! {
         () = &mut told => {
             tracing::info!("told to end");
             stop.cancel();
+            // What this process decided is written before another one decides.
+            statuses.idle(LAST_WRITES).await;
+            ends.scheduling.cancel();
             (&mut control).await.map_err(|fault| ended_early(&format!("controller ({fault})")))
         }
         ended = &mut control => Err(ended_early(&format!("controller ({ended:?})"))),
-        what = ended_part(&mut watches, &mut writer, &mut server) => {
+        what = ended_part(&mut watches, &mut keepers, &mut writer, &mut server) => {
             stop.cancel();
+            ends.scheduling.cancel();
             let _ = control.await; // what was at work still ends in order
             Err(ended_early(what))
         }
     };
     drained.cancel();
+    ends.scheduling.cancel();
+    ends.executing.cancel();
+    let _ = tokio::time::timeout(LAST_WRITES, async { while keepers.join_next().await.is_some() {} }).await;
     // Both end by themselves now; the watches end with the process.
     let _ = tokio::time::timeout(LAST_WRITES, futures::future::join(writer, server)).await;
     tracing::info!("the operator has ended");
@@ -165,11 +181,13 @@ pub async fn operate(args: &OperatorArgs) -> Result<(), Failure> {
 /// The first part that ends.
 async fn ended_part(
     watches: &mut JoinSet<&'static str>,
+    keepers: &mut JoinSet<&'static str>,
     writer: &mut JoinHandle<()>,
     server: &mut JoinHandle<std::io::Result<()>>,
 ) -> &'static str {
     tokio::select! {
         ended = watches.join_next() => ended.and_then(Result::ok).unwrap_or("one of the watches"),
+        ended = keepers.join_next() => ended.and_then(Result::ok).unwrap_or("one of the Leases"),
         _ = writer => "status writer",
         _ = server => "metrics server",
     }

@@ -162,6 +162,11 @@ impl StatusSink for Observers {
         self.metrics.job_seen(&job, &status);
         self.statuses.put(job, uid, status);
     }
+
+    fn forget(&self) {
+        self.statuses.clear();
+        self.metrics.jobs_are_anothers();
+    }
 }
 
 fn job_reference(subject: &Subject) -> ObjectReference {

@@ -1,4 +1,6 @@
 //! **W** Watches of one kind of object, told to the controller.
+//!
+//! A watch begins anew, with a list of everything that is stored then, when the epoch changes.
 
 use crate::controller::{Seen, Signal};
 use futures::StreamExt;
@@ -8,19 +10,34 @@ use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Api, Resource};
 use serde::de::DeserializeOwned;
 use std::fmt::Debug;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 /// Watches until nobody listens. Errors are retried with kube's own back-off (800 ms to 30 s) and said once per row of
 /// failures: a watch that breaks costs nothing but time, since it begins anew with a list. An object that cannot be read is
 /// told as such, and keeps nobody from reading the others.
-pub(super) async fn watch<K>(api: Api<DeserializeGuard<K>>, signals: mpsc::Sender<Signal>, wrap: fn(Seen<K>) -> Signal)
-where
+pub(super) async fn watch<K>(
+    api: Api<DeserializeGuard<K>>,
+    signals: mpsc::Sender<Signal>,
+    mut epochs: watch::Receiver<u64>,
+    wrap: fn(Seen<K>) -> Signal,
+) where
     K: Resource + Clone + DeserializeOwned + Debug + Send + 'static,
     K::DynamicType: Default,
 {
-    let mut stream = watcher(api, watcher::Config::default()).default_backoff().boxed();
+    let begin = || watcher(api.clone(), watcher::Config::default()).default_backoff().boxed();
+    let mut epoch = *epochs.borrow_and_update();
+    let mut stream = begin();
     let mut failing = false;
-    while let Some(event) = stream.next().await {
+    loop {
+        let event = tokio::select! {
+            event = stream.next() => event,
+            Ok(()) = epochs.changed() => {
+                epoch = *epochs.borrow_and_update();
+                stream = begin();
+                continue;
+            }
+        };
+        let Some(event) = event else { return };
         let seen = match event {
             Ok(Event::Apply(DeserializeGuard(object)) | Event::InitApply(DeserializeGuard(object))) => match object {
                 Ok(object) => Seen::Apply(Box::new(object)),
@@ -30,7 +47,7 @@ where
                 Ok(object) => Seen::Delete(Box::new(object)),
                 Err(invalid) => Seen::Unreadable { metadata: Box::new(invalid.metadata), why: None },
             },
-            Ok(Event::Init) => Seen::Begin,
+            Ok(Event::Init) => Seen::Begin(epoch),
             Ok(Event::InitDone) => Seen::Complete,
             Err(error) => {
                 if !failing {

@@ -14,17 +14,17 @@ use crate::api::backup_job::BackupJob;
 use crate::api::backup_run::BackupRun;
 use crate::api::names::{JobRef, Uid};
 use crate::clock::Clock;
-use crate::error::Failure;
+use crate::error::{Failure, Reason};
 use crate::run::observer::Observer;
 use crate::run::ports::{Claim, Claimed, Executor, Records, RunKey, StatusSink};
 use crate::run::supervisor::Supervisor;
 use crate::run::task::call;
 use crate::validate::ValidatedJob;
 use kube::core::ObjectMeta;
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use world::{Action, World};
 
@@ -47,13 +47,17 @@ pub enum Seen<K> {
     },
     /// The watch began anew and has shown everything: `Apply` since the last `Begin` was all there is.
     Complete,
-    /// The watch begins anew.
-    Begin,
+    /// The watch begins anew, with a list that was asked for in this epoch (see [`Controller::new`]) or later.
+    Begin(u64),
 }
 
 /// Something that the controller has to know.
 #[derive(Debug)]
 pub enum Signal {
+    /// What this process may do, from its Leases.
+    Duty(Duty),
+    /// The executors that live: each list of their Leases is told.
+    Executors(BTreeSet<String>),
     /// Of the BackupJobs.
     Job(Seen<BackupJob>),
     /// Of the BackupRuns.
@@ -68,6 +72,17 @@ pub enum Signal {
 
 /// How many looks at what BackupJobs refer to are at work at once: thousands may be due together, and none is urgent.
 const LOOKS_AT_ONCE: usize = 4;
+
+/// What this process may do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Duty {
+    /// It holds both Leases: it claims ticks, starts runs, writes BackupJobs' status and prunes history.
+    Leads,
+    /// Another process does that; what is at work here goes on.
+    Follows,
+    /// Its own Lease could not be renewed: others will call it dead, so its runs end before that.
+    CutOff,
+}
 
 /// What the controller needs of the outside.
 pub struct Ports {
@@ -90,26 +105,33 @@ pub struct Controller {
     supervisor: Supervisor,
     signals: mpsc::Receiver<Signal>,
     sender: mpsc::Sender<Signal>,
-    shown_jobs: Option<HashSet<JobRef>>,
-    shown_runs: Option<HashSet<String>>,
+    shown_jobs: Option<(u64, HashSet<JobRef>)>,
+    shown_runs: Option<(u64, HashSet<String>)>,
     complete: (bool, bool, bool),
     ready: Box<dyn Fn() + Send>,
     /// Turns of looks at what BackupJobs refer to.
     looks: Arc<Semaphore>,
+    duty: Duty,
+    /// Told to end: nothing is begun any more.
+    draining: bool,
+    epoch: watch::Sender<u64>,
 }
 
 impl Controller {
-    /// A controller that reads `signals`; its own tasks report through `sender`. `ready` is called once, when all that is
-    /// in the cluster has been seen.
+    /// A controller that reads `signals`; its own tasks report through `sender`. `ready` is called when all that is in the
+    /// cluster has been seen. The watches begin anew, with a list of everything, whenever `epoch` changes: a process that
+    /// begins to lead decides from what is stored then, not from what its watches have brought so far.
     pub fn new(
         ports: Ports,
         supervisor: Supervisor,
+        instance: &str,
         (sender, signals): (mpsc::Sender<Signal>, mpsc::Receiver<Signal>),
+        epoch: watch::Sender<u64>,
         ready: Box<dyn Fn() + Send>,
     ) -> Self {
         Self {
             ports,
-            world: World::default(),
+            world: World::of(instance),
             supervisor,
             signals,
             sender,
@@ -118,19 +140,32 @@ impl Controller {
             complete: (false, false, false),
             ready,
             looks: Arc::new(Semaphore::new(LOOKS_AT_ONCE)),
+            duty: Duty::Follows,
+            draining: false,
+            epoch,
         }
     }
 
-    /// Runs until `stop`, then lets running work end for `grace`.
+    /// Runs until `stop`, then lets running work end for `grace`, as a follower; the rest is cancelled
+    /// (`OperatorShutdown`), and its clean-up waited for.
     pub async fn run(mut self, stop: CancellationToken, grace: Duration) {
-        loop {
+        let mut patience = std::pin::pin!(async {
+            stop.cancelled().await;
+            tokio::time::sleep(grace).await;
+        });
+        let mut patient = true;
+        while !(self.draining && self.supervisor.is_empty()) {
             let wait = self.wait();
             tokio::select! {
-                () = stop.cancelled() => break,
+                () = stop.cancelled(), if !self.draining => self.drain(),
+                () = &mut patience, if patient => {
+                    patient = false;
+                    self.supervisor.cancel_all(Reason::OperatorShutdown);
+                }
                 (run, over) = self.supervisor.ended() => self.world.task_ended(&run, over),
                 signal = self.signals.recv() => match signal {
                     Some(signal) => self.take(signal),
-                    None => break,
+                    None => return,
                 },
                 () = tokio::time::sleep(wait) => {}
             }
@@ -140,14 +175,13 @@ impl Controller {
             }
             self.act();
         }
+    }
+
+    fn drain(&mut self) {
         tracing::info!(running = self.supervisor.len(), "no more ticks are claimed; running backups may end");
-        // Signals are taken on, so that nothing that reports here blocks while backups end.
-        let mut signals = self.signals;
-        let drain = async { while signals.recv().await.is_some() {} };
-        tokio::select! {
-            () = self.supervisor.shut_down(grace) => {}
-            () = drain => {}
-        }
+        self.draining = true;
+        self.supervisor.drain();
+        self.world.set_leading(false);
     }
 
     fn wait(&self) -> Duration {
@@ -158,13 +192,15 @@ impl Controller {
     fn take(&mut self, signal: Signal) {
         let now = self.ports.clock.now();
         match signal {
-            Signal::Job(Seen::Begin) => self.shown_jobs = Some(HashSet::new()),
+            Signal::Duty(duty) => self.take_duty(duty),
+            Signal::Executors(living) => self.world.set_living(living),
+            Signal::Job(Seen::Begin(epoch)) => self.shown_jobs = Some((epoch, HashSet::new())),
             Signal::Job(Seen::Apply(job)) => {
                 let name = JobRef::new(
                     job.metadata.namespace.clone().unwrap_or_default(),
                     job.metadata.name.clone().unwrap_or_default(),
                 );
-                if let (Some(shown), Ok(name)) = (&mut self.shown_jobs, name) {
+                if let (Some((_, shown)), Ok(name)) = (&mut self.shown_jobs, name) {
                     shown.insert(name);
                 }
                 self.world.apply_job(*job, now);
@@ -187,7 +223,7 @@ impl Controller {
                 match why {
                     None => self.world.delete_job(&name),
                     Some(why) => {
-                        if let Some(shown) = &mut self.shown_jobs {
+                        if let Some((_, shown)) = &mut self.shown_jobs {
                             shown.insert(name.clone());
                         }
                         self.world.unreadable_job(&name, uid, &why);
@@ -195,14 +231,15 @@ impl Controller {
                 }
             }
             Signal::Job(Seen::Complete) => {
-                if let Some(shown) = self.shown_jobs.take() {
+                if let Some((epoch, shown)) = self.shown_jobs.take() {
                     self.world.retain_jobs(&shown);
+                    let new = epoch == *self.epoch.borrow();
+                    self.note_complete(|complete| complete.0 |= new);
                 }
-                self.note_complete(|complete| complete.0 = true);
             }
-            Signal::Run(Seen::Begin) => self.shown_runs = Some(HashSet::new()),
+            Signal::Run(Seen::Begin(epoch)) => self.shown_runs = Some((epoch, HashSet::new())),
             Signal::Run(Seen::Apply(run)) => {
-                if let (Some(shown), Some(uid)) = (&mut self.shown_runs, &run.metadata.uid) {
+                if let (Some((_, shown)), Some(uid)) = (&mut self.shown_runs, &run.metadata.uid) {
                     shown.insert(uid.clone());
                 }
                 self.world.apply_run(*run);
@@ -212,17 +249,18 @@ impl Controller {
                 (Some(uid), None) => self.world.forget_run(&uid),
                 (uid, Some(why)) => {
                     tracing::warn!(run = ?metadata.name, namespace = ?metadata.namespace, why, "a BackupRun cannot be read");
-                    if let (Some(shown), Some(uid)) = (&mut self.shown_runs, uid) {
+                    if let (Some((_, shown)), Some(uid)) = (&mut self.shown_runs, uid) {
                         shown.insert(uid);
                     }
                 }
                 (None, None) => {}
             },
             Signal::Run(Seen::Complete) => {
-                if let Some(shown) = self.shown_runs.take() {
+                if let Some((epoch, shown)) = self.shown_runs.take() {
                     self.world.retain_runs(&shown);
+                    let new = epoch == *self.epoch.borrow();
+                    self.note_complete(|complete| complete.1 |= new);
                 }
-                self.note_complete(|complete| complete.1 = true);
             }
             Signal::Policy(missing) => {
                 self.world.set_policy(missing);
@@ -234,6 +272,29 @@ impl Controller {
                     self.world.access_checked(&job, result, now);
                 }
             }
+        }
+    }
+
+    /// What is at work here goes on whoever leads; only a process that is cut off ends it.
+    fn take_duty(&mut self, duty: Duty) {
+        if duty == self.duty || self.draining && duty != Duty::CutOff {
+            return;
+        }
+        tracing::info!(?duty, running = self.supervisor.len(), "this process' duty");
+        self.duty = duty;
+        let leads = duty == Duty::Leads;
+        self.supervisor.set_leading(leads);
+        self.world.set_leading(leads);
+        if leads {
+            // What another process wrote last may still be on its way through the watches.
+            self.complete.0 = false;
+            self.complete.1 = false;
+            self.epoch.send_modify(|epoch| *epoch += 1);
+        } else {
+            self.ports.statuses.forget();
+        }
+        if duty == Duty::CutOff {
+            self.supervisor.cancel_all(Reason::ClusterUnavailable);
         }
     }
 
@@ -271,7 +332,7 @@ impl Controller {
             }
             Action::Start(key, run, job, cancelled) => self.supervisor.start(key, run.as_ref().clone(), job, cancelled),
             Action::Cancel(key, cause) => self.supervisor.cancel(&key, cause),
-            Action::CancelAll(job) => self.supervisor.cancel_owned_by(&job, crate::error::Reason::Deleted),
+            Action::CancelAll(job) => self.supervisor.cancel_owned_by(&job, Reason::Deleted),
             Action::Release(run) => {
                 let records = Arc::clone(&self.ports.records);
                 tokio::spawn(async move {

@@ -1,8 +1,9 @@
 //! **A** BackupRuns and BackupJobs in the Kubernetes API.
 //!
 //! Status is written by server-side apply, one field manager per writer, with the object's UID: an apply to another
-//! object of the same name is refused by the API server instead of marking the wrong backup. Metadata (owner, labels,
-//! finalizer) is patched under a resourceVersion, so that nobody else's finalizer is lost.
+//! object of the same name is refused by the API server instead of marking the wrong backup. A run's status carries the
+//! resourceVersion of the object that was seen as well, so that of two processes that believe they have a run one is
+//! told. Metadata (owner, labels, finalizer) is patched under a resourceVersion, so that nobody else's finalizer is lost.
 
 use crate::api::backup_job::{BackupJob, BackupJobStatus};
 use crate::api::backup_run::{BackupRun, BackupRunSpec, BackupRunStatus};
@@ -10,7 +11,7 @@ use crate::api::names::{JobRef, Uid};
 use crate::api::time::to_time;
 use crate::api::{FINALIZER_RUN, GROUP, LABEL_JOB, LABEL_RUN_UID};
 use crate::error::{Failure, Reason};
-use crate::run::ports::{Claim, Claimed, Records, RunKey, Written};
+use crate::run::ports::{Claim, Claimed, Records, RunKey, RunWritten, Written};
 use async_trait::async_trait;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::api::{DeleteParams, ObjectMeta, Patch, PatchParams, PostParams, Preconditions};
@@ -55,27 +56,28 @@ impl ClusterRecords {
     }
 
     /// Patches a run's metadata under its resourceVersion; `change` gives the patch, or `None` if there is nothing to do.
+    /// Gives the object as it is then, or `None` if it is gone.
     async fn patch_metadata(
         &self,
         run: &BackupRun,
         change: impl Fn(&BackupRun) -> Option<Value> + Send + Sync,
-    ) -> Result<Written, Failure> {
+    ) -> Result<Option<BackupRun>, Failure> {
         let api = self.runs(run.metadata.namespace.as_deref().unwrap_or_default());
         let name = run.metadata.name.as_deref().unwrap_or_default();
         let mut current = run.clone();
         for _ in 0..CONFLICT_TRIES {
-            let Some(mut patch) = change(&current) else { return Ok(Written::Yes) };
+            let Some(mut patch) = change(&current) else { return Ok(Some(current)) };
             patch["metadata"]["resourceVersion"] = json!(current.metadata.resource_version);
             let params = PatchParams { field_manager: Some(SCHEDULER.into()), ..PatchParams::default() };
             match api.patch(name, &params, &Patch::Merge(&patch)).await {
-                Ok(_) => return Ok(Written::Yes),
-                Err(kube::Error::Api(status)) if status.code == 404 => return Ok(Written::Gone),
+                Ok(patched) => return Ok(Some(patched)),
+                Err(kube::Error::Api(status)) if status.code == 404 => return Ok(None),
                 Err(kube::Error::Api(status)) if status.code == 409 => {}
                 Err(error) => return Err(failure("BackupRun metadata", &error)),
             }
             match api.get_opt(name).await.map_err(|error| failure("BackupRun", &error))? {
                 Some(now) if now.metadata.uid == run.metadata.uid => current = now,
-                _ => return Ok(Written::Gone),
+                _ => return Ok(None),
             }
         }
         Err(Failure::new(
@@ -125,7 +127,7 @@ impl Records for ClusterRecords {
         Ok(if ours { Claimed::AlreadyOurs } else { Claimed::NameTaken })
     }
 
-    async fn adopt(&self, run: &BackupRun, job: &BackupJob) -> Result<Written, Failure> {
+    async fn adopt(&self, run: &BackupRun, job: &BackupJob) -> Result<Option<BackupRun>, Failure> {
         let (job_name, job_uid) =
             (job.metadata.name.clone().unwrap_or_default(), job.metadata.uid.clone().unwrap_or_default());
         self.patch_metadata(run, move |now| {
@@ -159,12 +161,12 @@ impl Records for ClusterRecords {
     }
 
     async fn release(&self, run: &BackupRun) -> Result<Written, Failure> {
-        self.patch_metadata(run, |now| {
+        let patched = self.patch_metadata(run, |now| {
             let finalizers = now.metadata.finalizers.as_ref()?;
             let rest: Vec<_> = finalizers.iter().filter(|finalizer| *finalizer != FINALIZER_RUN).collect();
             (rest.len() < finalizers.len()).then(|| json!({"metadata": {"finalizers": rest}}))
-        })
-        .await
+        });
+        Ok(if patched.await?.is_some() { Written::Yes } else { Written::Gone })
     }
 
     async fn delete(&self, run: &RunKey) -> Result<(), Failure> {
@@ -179,12 +181,20 @@ impl Records for ClusterRecords {
         }
     }
 
-    async fn write_run(&self, run: &RunKey, status: &BackupRunStatus) -> Result<Written, Failure> {
-        let body = apply_status::<BackupRun>(run.namespace.as_str(), run.name.as_str(), &run.uid, status);
+    async fn write_run(&self, run: &RunKey, version: &str, status: &BackupRunStatus) -> Result<RunWritten, Failure> {
+        let mut body = apply_status::<BackupRun>(run.namespace.as_str(), run.name.as_str(), &run.uid, status);
+        body["metadata"]["resourceVersion"] = json!(version);
         let api = self.runs(run.namespace.as_str());
-        let written = api.patch_status(run.name.as_str(), &force(RUN_MANAGER), &Patch::Apply(&body)).await;
-        let still = || async { api.get_opt(run.name.as_str()).await.map(|now| now.and_then(|now| now.metadata.uid)) };
-        outcome(written.map(drop), &run.uid, still).await
+        match api.patch_status(run.name.as_str(), &force(RUN_MANAGER), &Patch::Apply(&body)).await {
+            Ok(now) => Ok(RunWritten::Yes(now.metadata.resource_version.unwrap_or_default())),
+            Err(kube::Error::Api(status)) if status.code == 404 => Ok(RunWritten::Gone),
+            Err(kube::Error::Api(status)) if status.code == 409 => {
+                let now = api.get_opt(run.name.as_str()).await.map_err(|error| failure("reading it again", &error))?;
+                let ours = now.filter(|now| now.metadata.uid.as_deref() == Some(run.uid.as_str()));
+                Ok(ours.map_or(RunWritten::Gone, |now| RunWritten::Conflict(Box::new(now))))
+            }
+            Err(error) => Err(failure("writing the status", &error)),
+        }
     }
 
     async fn job(&self, job: &JobRef) -> Result<Option<Arc<BackupJob>>, Failure> {

@@ -17,6 +17,8 @@ use tokio_util::sync::CancellationToken;
 const WORKERS: usize = 8;
 /// How long one write may take.
 const WRITE_LIMIT: Duration = Duration::from_secs(30);
+/// How often it is looked whether everything was written, at the end.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
 /// Wait after a write that failed.
 const RETRY: Duration = Duration::from_secs(1);
 
@@ -39,6 +41,26 @@ impl StatusQueue {
     pub fn put(&self, job: JobRef, uid: Uid, status: Box<BackupJobStatus>) {
         self.lock().writes.insert(job, (uid, status));
         self.more.notify_one();
+    }
+
+    /// Drops what was not sent yet: another process writes these from now on.
+    pub fn clear(&self) {
+        self.lock().writes.clear();
+    }
+
+    /// Waits until nothing waits and nothing is under way, or for `limit`.
+    pub async fn idle(&self, limit: Duration) {
+        let idle = async {
+            while !self.is_empty() {
+                tokio::time::sleep(LOOK_AGAIN).await;
+            }
+        };
+        if tokio::time::timeout(limit, idle).await.is_err() {
+            tracing::warn!(
+                waiting = self.len(),
+                "statuses not written before the end; the next process derives them anew"
+            );
+        }
     }
 
     /// How many writes wait.

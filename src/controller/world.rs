@@ -23,6 +23,7 @@ use chrono::{DateTime, Utc};
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
+mod duty;
 mod readiness;
 mod runs;
 mod ticks;
@@ -85,6 +86,7 @@ pub struct World {
     pending: Vec<Action>,
     /// When to look at a BackupJob again although nothing happened to it.
     alarms: BTreeSet<(DateTime<Utc>, JobRef)>,
+    duty: duty::Duty,
 }
 
 impl World {
@@ -197,6 +199,9 @@ impl World {
 
     /// When something becomes due by itself.
     pub fn next_wakeup(&self) -> Option<DateTime<Utc>> {
+        if !self.duty.leading {
+            return None;
+        }
         self.index.next_wakeup().into_iter().chain(self.alarms.first().map(|(at, _)| *at)).min()
     }
 
@@ -204,6 +209,10 @@ impl World {
     pub fn decide(&mut self, now: DateTime<Utc>, has_task: &dyn Fn(&RunKey) -> bool) -> Vec<Action> {
         let mut actions = std::mem::take(&mut self.pending);
         if !self.synced {
+            return actions;
+        }
+        if !self.duty.leading {
+            self.decide_as_follower(has_task, &mut actions);
             return actions;
         }
         let due = self.index.due(now);

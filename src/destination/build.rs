@@ -9,6 +9,7 @@ use super::address::Address;
 use super::egress::Egress;
 use super::object_store::ObjectStore;
 use super::resolver::{Guarded, check_url};
+use super::uploads::Uploads;
 use super::volume::Volume;
 use crate::error::{Failure, Reason};
 use opendal::Operator;
@@ -122,15 +123,16 @@ fn s3(
         session_token: settings.secret("AWS_SESSION_TOKEN").map(Into::into),
         expires_in: None,
     });
+    let region = settings.setting("region", "AWS_REGION").unwrap_or(DEFAULT_REGION);
     let mut service = S3::default()
         .bucket(bucket)
         .root(&format!("/{prefix}"))
-        .region(settings.setting("region", "AWS_REGION").unwrap_or(DEFAULT_REGION))
+        .region(region)
         .checksum_algorithm("crc32c")
         // Neither the environment nor a profile of the machine.
         .disable_config_load()
         .disable_ec2_metadata()
-        .credential_provider_chain(ProvideCredentialChain::new().push(keys));
+        .credential_provider_chain(ProvideCredentialChain::new().push(keys.clone()));
     let endpoint = settings.setting("endpoint", "AWS_ENDPOINT_URL");
     let mut port = 443; // of AWS
     match endpoint {
@@ -159,10 +161,22 @@ fn s3(
             "no HTTPS client can be made: this system has no CA certificates. Mount a CA bundle, or set the option `caBundle`",
         )
     })?;
-    Ok(ObjectStore::over_http(&operator, &client, egress, name))
+    let uploads =
+        Uploads::new(client.clone(), keys, region, bucket_address(endpoint, region, bucket), prefix, name.into());
+    Ok(ObjectStore::over_http(&operator, &client, egress, name).with_uploads(uploads))
+}
+
+/// Where OpenDAL finds the bucket with the settings above.
+fn bucket_address(endpoint: Option<&str>, region: &str, bucket: &str) -> String {
+    match endpoint {
+        Some(endpoint) => format!("{}/{bucket}", endpoint.trim_end_matches('/')),
+        None if bucket.contains('.') => format!("https://s3.{region}.amazonaws.com/{bucket}"),
+        None => format!("https://{bucket}.s3.{region}.amazonaws.com"),
+    }
 }
 
 /// The one link of the chain. The crate's own link prints its keys where it is logged, which the signer does at `debug`.
+#[derive(Clone)]
 struct Keys(Credential);
 
 impl fmt::Debug for Keys {

@@ -34,6 +34,8 @@ pub enum Operation {
     List,
     /// [`Destination::delete`].
     Delete,
+    /// [`Destination::abort_uploads`].
+    AbortUploads,
 }
 
 /// What goes wrong.
@@ -202,6 +204,12 @@ impl Destination for Faulty {
         let strike = strike(&self.script, Operation::Delete, key.as_str()).await?;
         self.inner.delete(key).await?;
         strike.answer(())
+    }
+
+    async fn abort_uploads(&self, prefix: &str) -> Result<usize, Failure> {
+        let strike = strike(&self.script, Operation::AbortUploads, prefix).await?;
+        let aborted = self.inner.abort_uploads(prefix).await?;
+        strike.answer(aborted)
     }
 }
 

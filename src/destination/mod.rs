@@ -18,6 +18,7 @@ pub mod faulty;
 pub mod object_store;
 mod resolver;
 mod transport;
+mod uploads;
 pub mod volume;
 
 /// What a destination can do, declared; the conformance suite checks each declaration.
@@ -80,6 +81,11 @@ pub trait Destination: Send + Sync {
     async fn list(&self, prefix: &str) -> Result<BoxStream<'static, Result<ObjectInfo, Failure>>, Failure>;
     /// Removes an object; one that is not there is fine.
     async fn delete(&self, key: &ObjectKey) -> Result<(), Failure>;
+    /// Throws away what a process that died has staged under keys that begin with `prefix` (which ends in `/`) and that no
+    /// list shows. Says how much there was. A destination that hides nothing has nothing to do.
+    async fn abort_uploads(&self, _prefix: &str) -> Result<usize, Failure> {
+        Ok(0)
+    }
 }
 
 /// An object that is being written. It ends in `commit` or `abort`; drop is neither (the operator's log says so).

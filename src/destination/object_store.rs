@@ -16,8 +16,9 @@
 //!
 //! # What leaks
 //! A process that is killed leaves its multipart upload, and so does a CreateMultipartUpload whose answer was lost before
-//! it was tried again. They are invisible, cost storage, and go by the bucket's lifecycle rule
-//! (`AbortIncompleteMultipartUpload`), which the documentation asks for.
+//! it was tried again. They are invisible and cost storage. Those of a dead attempt are listed and aborted by whoever takes
+//! its run over ([`super::uploads`]); the rest go by the bucket's lifecycle rule (`AbortIncompleteMultipartUpload`), which
+//! the documentation asks for.
 //!
 //! # Messages
 //! A server's answer is never repeated (it may be anything that the network offers), apart from the codes in
@@ -26,6 +27,7 @@
 use super::egress::Egress;
 use super::resolver::forbidden;
 use super::transport::{Transport, Watch};
+use super::uploads::Uploads;
 use super::{Capability, Destination, ObjectInfo, Put, Staged, Stored};
 use crate::api::names::ObjectKey;
 use crate::archive::Tally;
@@ -86,6 +88,8 @@ pub struct ObjectStore {
     uploads: Operator,
     /// `None`: a store without HTTP; its uploads are always read back.
     watch: Option<Arc<Watch>>,
+    /// Uploads that others left; `None`: the store has none.
+    open: Option<Uploads>,
     /// For messages: the uri.
     name: String,
 }
@@ -106,12 +110,25 @@ impl ObjectStore {
         };
         let documents = over(Transport::once(client.clone(), egress, watch.clone()));
         let uploads = over(Transport::patient(client.clone(), egress, watch.clone()));
-        Self { documents: layered(documents), uploads, watch: Some(watch), name: name.into() }
+        Self { documents: layered(documents), uploads, watch: Some(watch), open: None, name: name.into() }
+    }
+
+    /// The same store, whose forgotten uploads can be aborted.
+    #[must_use]
+    pub(super) fn with_uploads(mut self, open: Uploads) -> Self {
+        self.open = Some(open);
+        self
     }
 
     /// A store that is no server (OpenDAL's memory service, in tests).
     pub fn without_http(operator: &Operator, name: impl Into<String>) -> Self {
-        Self { documents: layered(operator.clone()), uploads: operator.clone(), watch: None, name: name.into() }
+        Self {
+            documents: layered(operator.clone()),
+            uploads: operator.clone(),
+            watch: None,
+            open: None,
+            name: name.into(),
+        }
     }
 
     /// The operator for small requests: brisk until the server has answered, patient afterwards.
@@ -244,6 +261,13 @@ impl Destination for ObjectStore {
             futures::future::ready(found)
         });
         Ok(objects.boxed())
+    }
+
+    async fn abort_uploads(&self, prefix: &str) -> Result<usize, Failure> {
+        match &self.open {
+            Some(open) => open.abort(prefix).await,
+            None => Ok(0),
+        }
     }
 
     async fn delete(&self, key: &ObjectKey) -> Result<(), Failure> {

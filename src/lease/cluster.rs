@@ -119,7 +119,10 @@ fn failure(error: &kube::Error) -> Failure {
     match error {
         kube::Error::Api(status) if status.code == 403 => Failure::new(
             Reason::Forbidden,
-            format!("the operator may not use Leases in its namespace: apply what `ubo install` prints ({})", status.message),
+            format!(
+                "the operator may not use Leases in its namespace: apply what `ubo install` prints ({})",
+                status.message
+            ),
         ),
         other => Failure::new(Reason::ClusterUnavailable, format!("a Lease: {other}")),
     }

@@ -69,7 +69,7 @@ impl Keeper {
     /// Looks, and writes where that is due. Says how long to wait before the next round.
     async fn one_round(&mut self, stop: &CancellationToken) -> Duration {
         let asked = self.clock.monotonic();
-        let step = match self.tenure.next(asked) {
+        let due = match self.tenure.next(asked) {
             // What belongs to somebody else is looked at each time; what is ours is simply written.
             Step::Renew(record) => Step::Renew(record),
             _ => match self.in_time(self.leases.get(&self.name), stop).await {
@@ -82,7 +82,7 @@ impl Keeper {
             },
         };
         let asked = self.clock.monotonic();
-        let written = match &step {
+        let written = match &due {
             Step::Look => {
                 self.failing = false;
                 return self.tenure.terms().retry;
@@ -93,7 +93,7 @@ impl Keeper {
         };
         match written {
             Some(Ok(Put::Stored(record))) => {
-                if self.failing || !matches!(step, Step::Renew(_)) {
+                if self.failing || !matches!(due, Step::Renew(_)) {
                     tracing::info!(lease = %self.name, holder = %self.me, "Lease held");
                 }
                 self.failing = false;

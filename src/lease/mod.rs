@@ -39,18 +39,12 @@ pub struct Terms {
 
 impl Terms {
     /// Of `ubo-scheduler`: client-go's defaults.
-    pub const SCHEDULING: Self = Self {
-        lasts: Duration::from_secs(15),
-        renew_within: Duration::from_secs(10),
-        retry: Duration::from_secs(2),
-    };
+    pub const SCHEDULING: Self =
+        Self { lasts: Duration::from_secs(15), renew_within: Duration::from_secs(10), retry: Duration::from_secs(2) };
     /// Of an executor (`product.md` section 7: dead after 60 s). One that cannot renew for 40 s cancels its runs, which
     /// leaves them 20 s to clean up in before anybody calls it dead.
-    pub const EXECUTOR: Self = Self {
-        lasts: Duration::from_secs(60),
-        renew_within: Duration::from_secs(40),
-        retry: Duration::from_secs(5),
-    };
+    pub const EXECUTOR: Self =
+        Self { lasts: Duration::from_mins(1), renew_within: Duration::from_secs(40), retry: Duration::from_secs(5) };
 
     /// Longest time for one request: a try that hangs leaves room for another one.
     pub fn request_limit(self) -> Duration {

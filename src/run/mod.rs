@@ -7,6 +7,7 @@ pub mod guard;
 pub mod observer;
 pub mod ports;
 pub mod record;
+pub mod recover;
 pub mod report;
 pub mod supervisor;
 pub mod task;

@@ -1,6 +1,6 @@
 //! **T** What running needs of the outside world, as traits: `app` supplies them.
 
-use super::report::{Progress, Report};
+use super::report::{Progress, Recovered, Report};
 use super::{AttemptId, Phase};
 use crate::api::backup_job::{BackupJob, BackupJobStatus};
 use crate::api::backup_run::{BackupRun, BackupRunStatus};
@@ -58,19 +58,31 @@ pub enum Written {
     Gone,
 }
 
+/// What became of a write of a run's status.
+#[derive(Clone, Debug)]
+pub enum RunWritten {
+    /// It is stored; this is the object's resourceVersion now.
+    Yes(String),
+    /// The object is gone, or is another one by now.
+    Gone,
+    /// It is not stored: the object is no longer the one that was seen, but this one.
+    Conflict(Box<BackupRun>),
+}
+
 /// BackupRuns and BackupJobs in the cluster.
 #[async_trait]
 pub trait Records: Send + Sync {
     /// Creates the BackupRun of a claim. Only that it exists proves the claim.
     async fn claim(&self, claim: &Claim) -> Result<Claimed, Failure>;
-    /// Gives a run that somebody made by hand our finalizer, its owner and its labels.
-    async fn adopt(&self, run: &BackupRun, job: &BackupJob) -> Result<Written, Failure>;
+    /// Gives a run its finalizer, its owner and its labels where they are missing. The object as it is then; `None` if it
+    /// is gone.
+    async fn adopt(&self, run: &BackupRun, job: &BackupJob) -> Result<Option<BackupRun>, Failure>;
     /// Takes our finalizer off.
     async fn release(&self, run: &BackupRun) -> Result<Written, Failure>;
     /// Deletes a run (history limits).
     async fn delete(&self, run: &RunKey) -> Result<(), Failure>;
-    /// Writes the whole status of a run.
-    async fn write_run(&self, run: &RunKey, status: &BackupRunStatus) -> Result<Written, Failure>;
+    /// Writes the whole status of a run, if the object still has this resourceVersion.
+    async fn write_run(&self, run: &RunKey, version: &str, status: &BackupRunStatus) -> Result<RunWritten, Failure>;
     /// The BackupJob as the API server has it now; `None` if there is none.
     async fn job(&self, job: &JobRef) -> Result<Option<Arc<BackupJob>>, Failure>;
 }
@@ -79,6 +91,8 @@ pub trait Records: Send + Sync {
 pub trait StatusSink: Send + Sync {
     /// Takes the newest status of a job; sees to it that it is stored.
     fn put(&self, job: JobRef, uid: Uid, status: Box<BackupJobStatus>);
+    /// Another process writes them from now on: what was not sent yet is dropped.
+    fn forget(&self);
 }
 
 /// Does the work of attempts.
@@ -88,6 +102,8 @@ pub trait Executor: Send + Sync {
     /// and the keys in it, target, container. Nothing outside the cluster is contacted. A target that is not Ready is no
     /// failure: pods come and go, and a run waits for them.
     async fn check(&self, job: &ValidatedJob) -> Result<(), Failure>;
+    /// Sees what an attempt whose process died left at its destination, and clears it away unless it is a whole backup.
+    async fn recover(&self, job: &ValidatedJob, id: &AttemptId) -> Result<Recovered, Failure>;
     /// Reads credentials and finds the target; touches neither target nor destination.
     async fn prepare(&self, job: &ValidatedJob) -> Result<Box<dyn Prepared>, Failure>;
 }

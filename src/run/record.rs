@@ -9,12 +9,15 @@ use crate::api::backup_job::BackupJobSpec;
 use crate::api::backup_run::{AttemptStatus, BackupRunStatus, DestinationStatus, ObjectStatus};
 use crate::api::conditions::{self, Word};
 use crate::api::time::{from_time, to_time};
-use crate::error::{Class, Failure, Reason};
+use crate::error::{Class, Failure, Reason, cut};
+use crate::validate::ACTIVE_DEADLINE;
 use chrono::{DateTime, TimeDelta, Utc};
 use std::time::Duration;
 
 /// Longest wait between two attempts (`product.md` section 2).
 const BACKOFF_LIMIT: Duration = Duration::from_mins(10);
+/// How many crashes of the operator one run may see (`product.md` section 7).
+const CRASH_LIMIT: usize = 2;
 /// How many warnings a status keeps; the manifest has them all.
 const WARNINGS_LIMIT: usize = 20;
 
@@ -47,6 +50,15 @@ pub enum Next {
 /// The attempt that has begun and not ended.
 pub fn open_attempt(status: &BackupRunStatus) -> Option<&AttemptStatus> {
     status.attempts.last().filter(|attempt| attempt.completion_time.is_none())
+}
+
+/// Whether a stored status is still this process' own, after a write to it was refused: in what decides about a run (its
+/// phase, its executor and its attempts) it is what we wrote last, or what we wanted to write and only the answer was
+/// lost. Anything else was written by another process, to which the run belongs from then on.
+pub fn is_ours(stored: &BackupRunStatus, last: &BackupRunStatus, wanted: &BackupRunStatus) -> bool {
+    let core = |status: &BackupRunStatus| (status.phase, status.executor.clone(), status.attempts.clone());
+    let stored = core(stored);
+    stored == core(last) || stored == core(wanted)
 }
 
 /// Opens the next attempt and says its number. `spec` is kept by the first one: later ones run what the first ran.
@@ -86,6 +98,19 @@ pub fn begin_attempt(
     number
 }
 
+/// The failure of an attempt whose process died; `stays` is what could not be cleared away, and why.
+pub fn died(executor: &str, stays: Option<&str>) -> Failure {
+    let message =
+        format!("the operator process {executor} ended in mid-run; nothing of that attempt is listed as a backup");
+    Failure::new(
+        Reason::OperatorRestarted,
+        match stays {
+            None => message,
+            Some(stays) => format!("{message}. At its destination stays: {stays}"),
+        },
+    )
+}
+
 /// Closes the open attempt with what came of it.
 pub fn end_attempt(
     status: &mut BackupRunStatus,
@@ -108,8 +133,30 @@ pub fn end_attempt(
             finish(status, report.phase, report.reason, &report.message, generation, now);
             Next::Over
         }
+        Err(failure) if failure.reason == Reason::OperatorRestarted && crashes(status) >= CRASH_LIMIT => {
+            let message = format!(
+                "the operator died {CRASH_LIMIT} times while it executed this run, so it is not tried again: look whether \
+                 its pods run out of memory. {}",
+                failure.message
+            );
+            finish(
+                status,
+                Phase::Failed,
+                Some(Reason::CrashLoop),
+                cut(&message, Failure::MESSAGE_LIMIT),
+                generation,
+                now,
+            );
+            Next::Over
+        }
         Err(failure) => after_failure(status, failure, retry, generation, now),
     }
+}
+
+/// How many attempts ended with the process that executed them.
+fn crashes(status: &BackupRunStatus) -> usize {
+    let died = Reason::OperatorRestarted.as_str();
+    status.attempts.iter().filter(|attempt| attempt.reason.as_deref() == Some(died)).count()
 }
 
 /// What follows when an attempt, or its preparation, failed.
@@ -161,6 +208,27 @@ pub fn judge_missing_target(failure: Failure, seen_by_run: bool, backed_up_befor
     let message =
         format!("{}; {who} had found its target, so it may be on its way back and is tried again", failure.message);
     Failure { reason: Reason::TargetNotReady, message, ..failure }
+}
+
+/// How long the run may still take, all its attempts together; `None` before the first one. The spec that runs says how
+/// long in all. A wall clock that went back gives no more than that.
+pub fn time_left(status: &BackupRunStatus, now: DateTime<Utc>) -> Option<Duration> {
+    let started = from_time(status.start_time.as_ref()?);
+    let limit = status.spec.as_ref().and_then(|spec| spec.active_deadline_seconds).unwrap_or(ACTIVE_DEADLINE);
+    let limit = Duration::from_secs(u64::try_from(limit).unwrap_or(0));
+    let taken = (now - started).to_std().unwrap_or_default();
+    Some(limit.saturating_sub(taken))
+}
+
+/// The failure of a run that took too long.
+pub fn took_too_long(status: &BackupRunStatus) -> Failure {
+    let limit = status.spec.as_ref().and_then(|spec| spec.active_deadline_seconds).unwrap_or(ACTIVE_DEADLINE);
+    Failure::new(
+        Reason::DeadlineExceeded,
+        format!(
+            "not through {limit} s after its first start, all attempts counted: raise activeDeadlineSeconds, or see what made it slow"
+        ),
+    )
 }
 
 /// When a run that is taken up again may try next: its last attempt's end and the wait after it.

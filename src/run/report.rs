@@ -93,3 +93,12 @@ pub struct Report {
     /// How far the content belongs to one moment.
     pub consistency: Consistency,
 }
+
+/// What was found of an attempt whose process died.
+#[derive(Clone, Debug)]
+pub enum Recovered {
+    /// A whole backup: the process died between the last look at it and the note of it.
+    Whole(Box<Report>),
+    /// No backup, and nothing of it is left; or what is, and why.
+    Cleared(Option<String>),
+}

@@ -9,7 +9,6 @@ use crate::error::Reason;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
 use tokio::task::JoinSet;
 
 struct Active {
@@ -99,22 +98,21 @@ impl Supervisor {
         }
     }
 
-    /// Begins nothing any more, lets running work end for `grace`, then cancels the rest (`OperatorShutdown`) and waits for its clean-up.
-    pub async fn shut_down(&mut self, grace: Duration) {
-        self.shared.draining.cancel();
-        let all = async {
-            while !self.active.is_empty() {
-                self.ended().await;
-            }
-        };
-        if tokio::time::timeout(grace, all).await.is_ok() {
-            return;
-        }
+    /// Whether this process starts runs. When it no longer does, those that wait are left to the one that does; those
+    /// that work go on.
+    pub fn set_leading(&self, leading: bool) {
+        self.shared.leading.send_replace(leading);
+    }
+
+    /// Asks every run to stop.
+    pub fn cancel_all(&self, cause: Reason) {
         for active in self.active.values() {
-            active.cancel.request(Reason::OperatorShutdown);
+            active.cancel.request(cause);
         }
-        while !self.active.is_empty() {
-            self.ended().await;
-        }
+    }
+
+    /// Begins nothing any more: runs that wait are left to the next process, running work goes on.
+    pub fn drain(&self) {
+        self.shared.draining.cancel();
     }
 }

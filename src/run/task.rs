@@ -1,21 +1,25 @@
 //! **O** The life of one BackupRun inside this process: taken up, tried, tried again, closed.
 //!
-//! One task owns a run's status from the moment it takes it up, so nothing else in this process writes it. The order:
+//! One task owns a run's status from the moment it takes it up, so nothing else in this process writes it; another process
+//! that writes it takes the run away (`record::is_ours`), and the task stops its work. The order:
 //!
-//! 1. An attempt that is open is closed (`OperatorRestarted`): whoever executed it is gone, or the run had a task.
+//! 1. An attempt that is open is closed (`OperatorRestarted`): whoever executed it is gone, or the run had a task. What it
+//!    left at the destination is cleared away first; a backup that is whole is taken for what it is. The second time that
+//!    this happens to a run, it has failed (`CrashLoop`).
 //! 2. Wait: for the back-off, for the job's other runs, for a permit, for the target's backup directory. Phase `Pending`.
 //! 3. The attempt is opened *in the stored status*; only then its work starts. A crash from here on counts as an attempt.
 //! 4. The work ends, or is cancelled and cleans up. The status is written until it is stored: what happened to a backup
 //!    is never known to this process alone.
 //!
-//! A run that is gone (deleted with force, or its namespace ended) stops all this; its work is cancelled first.
+//! A run that is gone (deleted with force, or its namespace ended) stops all this; its work is cancelled first. A task that
+//! waits in a process that no longer starts runs, or that is to end, leaves its run to the next process.
 
 use super::cancel::Cancel;
 use super::exclusive::Exclusive;
 use super::observer::{Happening, Observer, Subject};
-use super::ports::{Executor, Prepared, Records, RunKey, Written};
+use super::ports::{Executor, Prepared, Records, RunKey, RunWritten};
 use super::record::{self, Next, Retry};
-use super::report::{Ownership, Progress, Report};
+use super::report::{Ownership, Progress, Recovered, Report};
 use super::{AttemptId, Phase};
 use crate::api::backup_job::BackupJob;
 use crate::api::backup_run::{BackupRun, BackupRunStatus};
@@ -28,7 +32,7 @@ use chrono::{DateTime, Utc};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 
 /// How often live byte counts are written (`product.md` section 2).
@@ -37,8 +41,12 @@ const PROGRESS_EVERY: Duration = Duration::from_secs(10);
 const CLEANUP_LIMIT: Duration = Duration::from_mins(2);
 /// How long one call to the API server may take. A connection that is half open answers never, and no run may hang on it.
 const CALL_LIMIT: Duration = Duration::from_secs(30);
+/// How long clearing away what a dead attempt left may take; then it is said that it stays.
+const RECOVER_LIMIT: Duration = Duration::from_mins(2);
 /// How long the preparation of an attempt may take: a token, a Secret and two looks for the target.
 const PREPARE_LIMIT: Duration = Duration::from_mins(2);
+/// How often a status is written again at once because something else of the object had changed.
+const CONFLICT_TRIES: usize = 5;
 /// Waits between tries to store a status.
 const WRITE_BACKOFF: [Duration; 4] =
     [Duration::from_millis(200), Duration::from_secs(1), Duration::from_secs(5), Duration::from_secs(15)];
@@ -63,12 +71,16 @@ pub struct Shared {
     pub exclusive: Exclusive,
     /// Set when this process is to end: no attempt is begun any more.
     pub draining: CancellationToken,
+    /// Whether this process starts runs; set by the supervisor.
+    pub leading: watch::Sender<bool>,
 }
 
 /// Why a task stopped early.
 enum Stop {
     /// The object is gone.
     Gone,
+    /// Another process has the run by now.
+    Lost,
     /// Somebody asked.
     Cancelled(Reason),
     /// It cannot work.
@@ -87,65 +99,111 @@ pub struct RunTask {
     key: RunKey,
     run: BackupRun,
     status: BackupRunStatus,
+    /// resourceVersion of the object as it was seen or written last.
+    version: String,
+    /// The status as it was seen or written last.
+    stored: BackupRunStatus,
     cancel: Cancel,
     job: JobRef,
     job_uid: Option<Uid>,
+    /// When `activeDeadlineSeconds` is over; counted by a clock that only goes forward, so that a jump of the wall clock
+    /// ends nothing.
+    deadline: Option<tokio::time::Instant>,
 }
 
 impl RunTask {
     /// A task for `run`, which is not final.
     pub fn new(shared: Arc<Shared>, key: RunKey, run: BackupRun, job: JobRef, cancel: Cancel) -> Self {
         let status = run.status.clone().unwrap_or_default();
-        Self { shared, key, run, status, cancel, job, job_uid: None }
+        let version = run.metadata.resource_version.clone().unwrap_or_default();
+        Self { shared, key, run, stored: status.clone(), status, version, cancel, job, job_uid: None, deadline: None }
     }
 
     /// Lives until the run is final, gone, or left to the next process. Whether it is one of the first two: then no other
     /// task may take it up, whatever a watch that lags behind our last write still shows.
     pub async fn live(mut self) -> bool {
-        if self.close_dead_attempt().await.is_err() {
-            return true;
-        }
-        let mut gone = false;
-        match self.attempts().await {
-            Ok(()) => {}
-            Err(Stop::Gone) => gone = true,
-            Err(Stop::Cancelled(Reason::OperatorShutdown)) => {
+        let lived = match self.close_dead_attempt().await {
+            Ok(()) => self.attempts().await,
+            stopped => stopped,
+        };
+        let ended = match lived {
+            Ok(()) => Ok(()),
+            Err(Stop::Cancelled(cause)) if cause.class() != Class::Cancelled => {
                 tracing::info!(run = %self.key.name, namespace = %self.key.namespace, "left to the next process");
+                return false;
             }
             Err(Stop::Cancelled(cause)) => {
                 let message = match cause {
                     Reason::Deleted => "deleted before it was through",
                     _ => "spec.cancel was set",
                 };
-                self.finish(Phase::Cancelled, cause, message).await;
+                self.finish(Phase::Cancelled, cause, message).await
             }
             Err(Stop::Failed(failure)) => self.finish(Phase::Failed, failure.reason, failure.short_message()).await,
+            Err(stop) => Err(stop),
+        };
+        match ended {
+            Err(Stop::Gone) => return true,
+            Err(_) => {
+                tracing::warn!(run = %self.key.name, namespace = %self.key.namespace, "another process has the run by now");
+                return false;
+            }
+            Ok(()) => {}
         }
         if let Some(happening) = record::ended(&self.status, self.shared.clock.now()) {
             self.notice(&happening);
         }
-        gone || self.status.phase.is_final()
+        self.status.phase.is_final()
     }
 
-    async fn close_dead_attempt(&mut self) -> Result<(), ()> {
-        // Whoever opened it is gone: another process, or a task of this one that ended in a fault.
-        let dead = record::open_attempt(&self.status).map(|attempt| attempt.executor.clone().unwrap_or_default());
-        let Some(executor) = dead else { return Ok(()) };
+    /// Closes an attempt that is open: whoever opened it is gone, another process or a task of this one that ended in a
+    /// fault. What it left is cleared away first, so that a process that dies over it leaves the attempt open for the next.
+    async fn close_dead_attempt(&mut self) -> Result<(), Stop> {
+        let dead =
+            record::open_attempt(&self.status).map(|open| (open.number, open.executor.clone().unwrap_or_default()));
+        let Some((attempt, executor)) = dead else { return Ok(()) };
+        let result = match self.recover(attempt).await {
+            Ok(Recovered::Whole(report)) => Ok(*report),
+            Ok(Recovered::Cleared(stays)) => Err(record::died(&executor, stays.as_deref())),
+            Err(failure) => {
+                tracing::warn!(run = %self.key.name, namespace = %self.key.namespace, attempt, %failure,
+                    "what a dead attempt left was not cleared away");
+                Err(record::died(&executor, Some(&failure.message)))
+            }
+        };
         let retry = self.stored_retry();
-        let failure = Failure::new(
-            Reason::OperatorRestarted,
-            format!("the operator process {executor} ended in mid-run; nothing of that attempt is listed as a backup"),
-        );
         let now = self.shared.clock.now();
-        let attempt = u32::try_from(self.status.attempts.len()).unwrap_or(u32::MAX);
-        let next =
-            record::end_attempt(&mut self.status, &Err(failure.clone()), retry, self.run.metadata.generation, now);
-        if let Next::Retry(retry_at) = next {
+        let next = record::end_attempt(&mut self.status, &result, retry, self.run.metadata.generation, now);
+        if let (Next::Retry(retry_at), Err(failure)) = (next, result) {
             self.notice(&Happening::AttemptFailed { attempt, failure, retry_at });
         }
-        match self.persist().await {
-            Written::Yes => Ok(()),
-            Written::Gone => Err(()),
+        self.persist().await
+    }
+
+    /// Sees what a dead attempt left at its destination.
+    async fn recover(&mut self, attempt: u32) -> Result<Recovered, Failure> {
+        let Some(found) = call(self.shared.records.job(&self.job)).await? else {
+            return Err(Failure::new(Reason::JobNotFound, "its BackupJob is gone, so nobody knows where to look"));
+        };
+        let mut job = BackupJob::clone(&found);
+        if let Some(spec) = &self.status.spec {
+            job.spec = spec.clone();
+        }
+        let valid = validate(&job).map_err(|invalid| Failure::new(invalid.reason, invalid.message))?;
+        let id = self.attempt_id(&valid, attempt);
+        in_time(RECOVER_LIMIT, "clearing away what it left", self.shared.executor.recover(&valid, &id)).await
+    }
+
+    fn attempt_id(&self, valid: &ValidatedJob, attempt: u32) -> AttemptId {
+        AttemptId {
+            job: self.job.clone(),
+            job_uid: valid.uid.clone(),
+            cluster_id: self.shared.cluster_id.clone(),
+            run: self.key.name.clone(),
+            run_uid: self.key.uid.clone(),
+            attempt,
+            scheduled_at: self.run.spec.scheduled_at.as_ref().map(from_time),
+            archive: valid.archive.clone(),
         }
     }
 
@@ -165,11 +223,13 @@ impl RunTask {
         if self.status.phase.is_final() {
             return Ok(());
         }
+        self.note_deadline();
         self.check_cancel()?;
         let owner = self.find_job().await?;
         let shared = Arc::clone(&self.shared);
-        if self.insist(|| shared.records.adopt(&self.run, &owner)).await? == Written::Gone {
-            return Err(Stop::Gone);
+        match self.insist(|| shared.records.adopt(&self.run, &owner)).await? {
+            None => return Err(Stop::Gone),
+            Some(now) => self.note_seen(&now)?,
         }
         let mut not_before = record::resume_at(&self.status, self.stored_retry());
         loop {
@@ -248,20 +308,10 @@ impl RunTask {
         let now = self.shared.clock.now();
         let attempt = record::begin_attempt(&mut self.status, &self.shared.instance, &job.spec, generation, now);
         self.status.pod = prepared.pod();
-        if self.persist().await == Written::Gone {
-            return Err(Stop::Gone);
-        }
+        self.note_deadline();
+        self.persist().await?;
         self.notice(&Happening::AttemptStarted { attempt });
-        let id = AttemptId {
-            job: self.job.clone(),
-            job_uid: valid.uid.clone(),
-            cluster_id: self.shared.cluster_id.clone(),
-            run: self.key.name.clone(),
-            run_uid: self.key.uid.clone(),
-            attempt,
-            scheduled_at: self.run.spec.scheduled_at.as_ref().map(from_time),
-            archive: valid.archive.clone(),
-        };
+        let id = self.attempt_id(&valid, attempt);
         let result = self.work(prepared, id).await;
         self.conclude(attempt, result, retry).await
     }
@@ -299,10 +349,14 @@ impl RunTask {
         every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         every.tick().await; // the first one is due at once
         let cancelled = self.cancel.clone();
+        let deadline = self.deadline.unwrap_or_else(far_off);
         let ended = loop {
             tokio::select! {
                 ended = &mut work => break Some(ended),
                 _ = every.tick() => self.write_progress(&progress).await,
+                () = tokio::time::sleep_until(deadline), if self.cancel.cause().is_none() => {
+                    self.cancel.request(Reason::DeadlineExceeded);
+                }
                 _ = cancelled.requested() => break tokio::time::timeout(CLEANUP_LIMIT, &mut work).await.ok(),
             }
         };
@@ -319,6 +373,7 @@ impl RunTask {
             }
         };
         match (result, self.cancel.cause()) {
+            (Err(_), Some(Reason::DeadlineExceeded)) => Err(record::took_too_long(&self.status)),
             (Err(failure), Some(cause)) => Err(Failure { reason: cause, ..failure }),
             (result, _) => result,
         }
@@ -332,9 +387,12 @@ impl RunTask {
         }
         self.status.bytes_read = Some(read);
         self.status.bytes_stored = Some(stored);
-        // Only a picture for people: one that cannot be written is written in ten seconds.
-        if let Err(failure) = call(self.shared.records.write_run(&self.key, &self.status)).await {
-            tracing::debug!(run = %self.key.name, %failure, "progress not written");
+        // Only a picture for people: one that cannot be written is written in ten seconds. One that is refused because the
+        // run is no longer ours ends the work.
+        match self.write_once().await {
+            Ok(true) => {}
+            Ok(false) => tracing::debug!(run = %self.key.name, "progress not written"),
+            Err(_) => self.cancel.request(Reason::OperatorRestarted),
         }
     }
 
@@ -353,37 +411,61 @@ impl RunTask {
             Ok(Ownership::Foreign(owner)) => self.notice(&Happening::ForeignOwner { owner: owner.id() }),
             Ok(Ownership::Ours) | Err(_) => {}
         }
-        if self.persist().await == Written::Gone {
-            return Err(Stop::Gone);
-        }
-        match result {
-            Err(failure) if failure.reason == Reason::OperatorShutdown => Err(Stop::Cancelled(failure.reason)),
+        self.persist().await?;
+        match (next, self.cancel.cause()) {
+            // Asked to stop, and not by somebody who wants the run to end: the next process takes it up.
+            (Next::Retry(_), Some(cause)) => Err(Stop::Cancelled(cause)),
             _ => Ok(next),
         }
     }
 
-    async fn finish(&mut self, phase: Phase, reason: Reason, message: &str) {
+    async fn finish(&mut self, phase: Phase, reason: Reason, message: &str) -> Result<(), Stop> {
         let now = self.shared.clock.now();
         record::finish(&mut self.status, phase, Some(reason), message, self.run.metadata.generation, now);
-        self.persist().await;
+        self.persist().await
     }
 
-    /// Writes the status until it is stored.
-    async fn persist(&self) -> Written {
+    /// Writes the status until it is stored, or the run is gone or no longer ours.
+    async fn persist(&mut self) -> Result<(), Stop> {
         let mut tries = 0usize;
-        loop {
-            match call(self.shared.records.write_run(&self.key, &self.status)).await {
-                Ok(written) => return written,
+        while !self.write_once().await? {
+            if tries == 0 {
+                tracing::warn!(run = %self.key.name, namespace = %self.key.namespace, "status not written, tried until it is");
+            }
+            tokio::time::sleep(WRITE_BACKOFF[tries.min(WRITE_BACKOFF.len() - 1)]).await;
+            tries += 1;
+        }
+        Ok(())
+    }
+
+    /// Writes the status once, and again where only something else of the object had changed. Whether it is stored.
+    async fn write_once(&mut self) -> Result<bool, Stop> {
+        for _ in 0..CONFLICT_TRIES {
+            match call(self.shared.records.write_run(&self.key, &self.version, &self.status)).await {
+                Ok(RunWritten::Yes(version)) => {
+                    self.version = version;
+                    self.stored.clone_from(&self.status);
+                    return Ok(true);
+                }
+                Ok(RunWritten::Gone) => return Err(Stop::Gone),
+                Ok(RunWritten::Conflict(now)) => self.note_seen(&now)?,
                 Err(failure) => {
-                    if tries == 0 {
-                        tracing::warn!(run = %self.key.name, namespace = %self.key.namespace, %failure,
-                            "status not written, tried until it is");
-                    }
-                    tokio::time::sleep(WRITE_BACKOFF[tries.min(WRITE_BACKOFF.len() - 1)]).await;
-                    tries += 1;
+                    tracing::debug!(run = %self.key.name, %failure, "status not written");
+                    return Ok(false);
                 }
             }
         }
+        Ok(false)
+    }
+
+    /// The object as it is now: its version counts from here on, if the run is still ours.
+    fn note_seen(&mut self, now: &BackupRun) -> Result<(), Stop> {
+        let there = now.status.clone().unwrap_or_default();
+        if !record::is_ours(&there, &self.stored, &self.status) {
+            return Err(Stop::Lost);
+        }
+        self.version = now.metadata.resource_version.clone().unwrap_or_default();
+        Ok(())
     }
 
     async fn say_waiting(&mut self, why: &str) -> Result<(), Stop> {
@@ -392,10 +474,7 @@ impl RunTask {
         }
         self.status.phase = Phase::Pending;
         self.status.message = Some(why.to_owned());
-        match self.persist().await {
-            Written::Yes => Ok(()),
-            Written::Gone => Err(Stop::Gone),
-        }
+        self.persist().await
     }
 
     async fn wait_until(&self, at: DateTime<Utc>) -> Result<(), Stop> {
@@ -409,15 +488,28 @@ impl RunTask {
         }
     }
 
+    /// Sets the deadline once there is a first attempt to count from.
+    fn note_deadline(&mut self) {
+        if self.deadline.is_none() {
+            let left = record::time_left(&self.status, self.shared.clock.now());
+            self.deadline = left.map(|left| tokio::time::Instant::now() + left);
+        }
+    }
+
     fn check_cancel(&self) -> Result<(), Stop> {
         self.cancel.cause().map_or(Ok(()), |cause| Err(Stop::Cancelled(cause)))
     }
 
     async fn or_cancel<T>(&self, work: impl Future<Output = T>) -> Result<T, Stop> {
+        let mut leading = self.shared.leading.subscribe();
         tokio::select! {
             biased;
             cause = self.cancel.requested() => Err(Stop::Cancelled(cause)),
             () = self.shared.draining.cancelled() => Err(Stop::Cancelled(Reason::OperatorShutdown)),
+            _ = leading.wait_for(|leading| !leading) => Err(Stop::Cancelled(Reason::OperatorShutdown)),
+            () = tokio::time::sleep_until(self.deadline.unwrap_or_else(far_off)) => {
+                Err(Stop::Failed(record::took_too_long(&self.status)))
+            }
             value = work => Ok(value),
         }
     }
@@ -449,6 +541,11 @@ impl RunTask {
         };
         self.shared.observer.notice(&subject, happening);
     }
+}
+
+/// Later than anything that a task waits for.
+fn far_off() -> tokio::time::Instant {
+    tokio::time::Instant::now() + Duration::from_hours(24 * 365)
 }
 
 /// One call to the API server, which answers within [`CALL_LIMIT`] or counts as one that did not.

@@ -74,6 +74,8 @@ metrics! {
         "Always 1; the label says which version runs.",
     Ready: Gauge "ubo_ready" ["gate"]
         "1 if this readiness gate is open, 0 if not; /readyz says why.",
+    Leader: Gauge "ubo_leader" []
+        "1 if this process claims ticks and starts runs, 0 if another one does.",
     Runs: Counter "ubo_runs_total" ["namespace", "job", "phase", "reason"]
         "Runs that reached a final phase; the reason is None where nothing went wrong.",
     RunsInFlight: Gauge "ubo_runs_in_flight" []
@@ -210,6 +212,7 @@ type AtScrape = Box<dyn Fn() -> Scraped + Send + Sync>;
 pub struct Metrics {
     registry: Registry,
     ready: IntGaugeVec,
+    leader: IntGauge,
     runs: IntCounterVec,
     runs_in_flight: IntGauge,
     runs_queued: IntGauge,
@@ -249,6 +252,7 @@ impl Metrics {
         let metrics = Self {
             registry: Registry::new(),
             ready: gauges(Metric::Ready)?,
+            leader: IntGauge::with_opts(opts(Metric::Leader))?,
             runs: counters(Metric::Runs)?,
             runs_in_flight: IntGauge::with_opts(opts(Metric::RunsInFlight))?,
             runs_queued: IntGauge::with_opts(opts(Metric::RunsQueued))?,
@@ -281,6 +285,7 @@ impl Metrics {
         let Self {
             registry,
             ready,
+            leader,
             runs,
             runs_in_flight,
             runs_queued,
@@ -302,8 +307,9 @@ impl Metrics {
             jobs: _,
             at_scrape: _,
         } = self;
-        let all: [Box<dyn Collector>; 19] = [
+        let all: [Box<dyn Collector>; 20] = [
             Box::new(ready.clone()),
+            Box::new(leader.clone()),
             Box::new(runs.clone()),
             Box::new(runs_in_flight.clone()),
             Box::new(runs_queued.clone()),
@@ -418,6 +424,17 @@ impl Metrics {
         for counter in [&self.read_bytes, &self.stored_bytes] {
             drop(counter.remove_label_values(&labels));
         }
+        self.hide_gauges(&labels);
+    }
+
+    /// Another process shows the jobs' gauges from now on; what this one counted stays.
+    pub fn jobs_are_anothers(&self) {
+        for job in lock(&self.jobs).keys() {
+            self.hide_gauges(&job_labels(job));
+        }
+    }
+
+    fn hide_gauges(&self, labels: &[&str; 2]) {
         for gauge in [
             &self.job_ready,
             &self.job_last_run,
@@ -425,8 +442,13 @@ impl Metrics {
             &self.job_consecutive_failures,
             &self.job_next_run,
         ] {
-            drop(gauge.remove_label_values(&labels));
+            drop(gauge.remove_label_values(labels));
         }
+    }
+
+    /// Whether this process leads.
+    pub fn leads(&self, leads: bool) {
+        self.leader.set(i64::from(leads));
     }
 
     /// A tick became a run, so long after its time.

@@ -27,7 +27,7 @@ mod tests;
 pub use dump_form::dump_form;
 pub use problems::Invalid;
 pub use quantity::bytes as quantity_in_bytes;
-pub use read::is_object_name;
+pub use read::{ACTIVE_DEADLINE, is_object_name};
 
 /// Default of `strategy.directory`.
 pub const DEFAULT_DIRECTORY: &str = "/backup";

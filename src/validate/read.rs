@@ -20,11 +20,11 @@ use chrono::{DateTime, Utc};
 use std::fmt;
 use std::time::Duration;
 
+/// Default of `activeDeadlineSeconds`: 24 hours (`product.md` section 2).
+pub const ACTIVE_DEADLINE: i64 = 86_400;
+
 /// Longest schedule-less history: as many BackupRuns as the schema lets one keep.
 const HISTORY_LIMIT: u32 = 1000;
-
-/// Default of `activeDeadlineSeconds`: 24 hours. Enforced by a later version; here only known as the default.
-const ACTIVE_DEADLINE: i64 = 86_400;
 
 pub(super) fn job(job: &BackupJob) -> Result<ValidatedJob, Invalid> {
     let mut problems = Problems::default();
@@ -160,7 +160,8 @@ fn spec(spec: &BackupJobSpec, identity: Option<&Identity>, problems: &mut Proble
     problems.default_only("spec.concurrencyPolicy", concurrency_policy.as_ref(), &ConcurrencyPolicy::Forbid);
     problems.default_only("spec.missedRuns", missed_runs.as_ref(), &MissedRuns::RunLatest);
     problems.default_only("spec.jitterSeconds", jitter_seconds.as_ref(), &0);
-    problems.default_only("spec.activeDeadlineSeconds", active_deadline_seconds.as_ref(), &ACTIVE_DEADLINE);
+    // Kept with the spec that ran, where the run's task reads it (`run/record`); the bounds are the schema's.
+    within("spec.activeDeadlineSeconds", active_deadline_seconds.unwrap_or(ACTIVE_DEADLINE), 1..=31_536_000, problems);
     problems.default_only("spec.deletionPolicy", deletion_policy.as_ref(), &DeletionPolicy::Retain);
 
     let RetrySpec { limit, backoff_seconds } = retry.clone().unwrap_or_default();

@@ -294,7 +294,6 @@ fn not_implemented() -> Vec<(&'static str, Value, &'static str)> {
         field("spec.concurrencyPolicy", json!("Replace")),
         field("spec.missedRuns", json!("Skip")),
         field("spec.jitterSeconds", json!(1)),
-        field("spec.activeDeadlineSeconds", json!(60)),
         ("spec.retention.keepLast", json!(1), "spec.retention"),
         ("spec.retention.keepHourly", json!(1), "spec.retention"),
         ("spec.retention.keepDaily", json!(1), "spec.retention"),
@@ -371,7 +370,7 @@ fn a_default_is_never_refused() {
         ("spec.concurrencyPolicy", json!("Forbid")),
         ("spec.missedRuns", json!("RunLatest")),
         ("spec.jitterSeconds", json!(0)),
-        ("spec.activeDeadlineSeconds", json!(86400)),
+        ("spec.activeDeadlineSeconds", json!(60)),
         (
             "spec.guard",
             json!({ "maximumShrinkPercent": 50, "maximumStagedSize": "4Gi", "allowEmpty": false, "allowLiveDatabase": false }),

@@ -94,6 +94,7 @@ impl World {
         actions: &mut Vec<Action>,
     ) {
         let job = self.jobs.get(reference);
+        let elsewhere = self.duty.executes_elsewhere(self.runs.get(reference).into_iter().flat_map(BTreeMap::values));
         for run in self.runs.get(reference).into_iter().flat_map(BTreeMap::values) {
             let Some((key, _)) = run_identity(run) else { continue };
             let deleted = run.metadata.deletion_timestamp.as_ref().map(from_time);
@@ -113,15 +114,15 @@ impl World {
                 }
                 continue;
             }
-            let cause = if deleted.is_some() {
-                Some(Reason::Deleted)
-            } else if run.spec.cancel.unwrap_or(false) {
-                Some(Reason::CancelRequested)
-            } else {
-                None
-            };
-            match (at_work, cause) {
+            if let Some(since) = deleted {
+                self.alarms.insert((since + FINALIZER_LIMIT + TimeDelta::seconds(1), reference.clone()));
+            }
+            match (at_work, wish(run)) {
                 (true, Some(cause)) => actions.push(Action::Cancel(key, cause)),
+                // The process that executes it sees the same wish.
+                (false, _) if self.duty.is_anothers(run, reference) => {}
+                // One run of a job at a time, whoever executes it.
+                (false, None) if elsewhere => {}
                 (false, cause) if self.policy.is_none() || cause.is_some() => {
                     actions.push(Action::Start(key, Arc::clone(run), reference.clone(), cause));
                 }
@@ -156,6 +157,14 @@ impl World {
             }
         }
     }
+}
+
+/// Why somebody wants this run to stop, if anybody does.
+pub(super) fn wish(run: &BackupRun) -> Option<Reason> {
+    if run.metadata.deletion_timestamp.is_some() {
+        return Some(Reason::Deleted);
+    }
+    run.spec.cancel.unwrap_or(false).then_some(Reason::CancelRequested)
 }
 
 /// Whether the stored BackupJob already knows this run's tick, so that losing the run cannot fire it again.

@@ -6,12 +6,12 @@ use serde_json::{Value, json};
 
 const JOB_UID: &str = "11111111-1111-1111-1111-111111111111";
 
-fn at(text: &str) -> DateTime<Utc> {
+pub(super) fn at(text: &str) -> DateTime<Utc> {
     DateTime::parse_from_rfc3339(text).expect("RFC 3339").with_timezone(&Utc)
 }
 
 /// A BackupJob as the API server would show it; `change` edits its JSON.
-fn job(change: impl FnOnce(&mut Value)) -> BackupJob {
+pub(super) fn job(change: impl FnOnce(&mut Value)) -> BackupJob {
     let mut value = json!({
         "apiVersion": "backup.javy.dev/v1", "kind": "BackupJob",
         "metadata": {"name": "pg", "namespace": "default", "uid": JOB_UID,
@@ -27,7 +27,7 @@ fn job(change: impl FnOnce(&mut Value)) -> BackupJob {
     serde_json::from_value(value).expect("a job")
 }
 
-fn run(name: &str, change: impl FnOnce(&mut Value)) -> BackupRun {
+pub(super) fn run(name: &str, change: impl FnOnce(&mut Value)) -> BackupRun {
     let mut value = json!({
         "apiVersion": "backup.javy.dev/v1", "kind": "BackupRun",
         "metadata": {"name": name, "namespace": "default", "uid": format!("22222222-2222-2222-2222-{:0>12}", hex(name)),
@@ -44,7 +44,7 @@ fn hex(name: &str) -> String {
     format!("{:012x}", sum & 0xffff_ffff_ffff)
 }
 
-fn finished(name: &str, tick: &str, phase: &str) -> BackupRun {
+pub(super) fn finished(name: &str, tick: &str, phase: &str) -> BackupRun {
     run(name, |run| {
         run["spec"]["scheduledAt"] = json!(tick);
         run["status"] = json!({"phase": phase, "startTime": tick, "reason": if phase == "Succeeded" { Value::Null } else { json!("CommandFailed") }});
@@ -52,8 +52,9 @@ fn finished(name: &str, tick: &str, phase: &str) -> BackupRun {
 }
 
 /// A world that has seen everything and whose policies are in force.
-fn world(jobs: Vec<BackupJob>, runs: Vec<BackupRun>, now: &str) -> World {
-    let mut world = World::default();
+pub(super) fn world(jobs: Vec<BackupJob>, runs: Vec<BackupRun>, now: &str) -> World {
+    let mut world = World::of("ubo-0-abcde");
+    world.set_leading(true);
     for job in jobs {
         world.apply_job(job, at(now));
     }
@@ -65,11 +66,11 @@ fn world(jobs: Vec<BackupJob>, runs: Vec<BackupRun>, now: &str) -> World {
     world
 }
 
-fn decide(world: &mut World, now: &str) -> Vec<Action> {
+pub(super) fn decide(world: &mut World, now: &str) -> Vec<Action> {
     world.decide(at(now), &|_| false)
 }
 
-fn claims(actions: &[Action]) -> Vec<(String, u32)> {
+pub(super) fn claims(actions: &[Action]) -> Vec<(String, u32)> {
     let claim = |action: &Action| match action {
         Action::Claim(claim, missed) => Some((claim.run.to_string(), *missed)),
         _ => None,
@@ -77,14 +78,14 @@ fn claims(actions: &[Action]) -> Vec<(String, u32)> {
     actions.iter().filter_map(claim).collect()
 }
 
-fn written(actions: &[Action]) -> Option<BackupJobStatus> {
+pub(super) fn written(actions: &[Action]) -> Option<BackupJobStatus> {
     actions.iter().rev().find_map(|action| match action {
         Action::Write(_, _, status) => Some(status.as_ref().clone()),
         _ => None,
     })
 }
 
-fn first_claim(actions: &[Action]) -> Claim {
+pub(super) fn first_claim(actions: &[Action]) -> Claim {
     actions
         .iter()
         .find_map(|action| if let Action::Claim(claim, _) = action { Some(claim.clone()) } else { None })

@@ -5,9 +5,9 @@ use crate::lease::{SCHEDULER, Terms};
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use std::collections::BTreeMap;
-use std::time::Instant;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
 
 struct PausedClock;
 
@@ -149,7 +149,8 @@ async fn a_lease_that_was_taken_away_is_made_again() {
 async fn the_leader_removes_the_leases_of_the_dead_and_of_nobody_else() {
     let memory = Arc::new(Memory::default());
     let seat = Seat(Arc::clone(&memory), "a");
-    let dead = Entry { name: "ubo-executor-b".into(), holder: Some("b".into()), lasts: Duration::from_mins(1), taken: true };
+    let dead =
+        Entry { name: "ubo-executor-b".into(), holder: Some("b".into()), lasts: Duration::from_mins(1), taken: true };
     seat.create(&dead).await.expect("made");
     let (leads, leading) = watch::channel(false);
     let (told, mut living) = tokio::sync::mpsc::channel(1);

@@ -1,13 +1,13 @@
 //! The life of runs, on paused time, with an executor that does what the script says.
 
 use super::*;
-use crate::run::ports::{Claim, Claimed};
+use crate::run::ports::{Claim, Claimed, Written};
 use crate::run::report::StoredObject;
 use crate::run::supervisor::Supervisor;
 use crate::source::Consistency;
 use async_trait::async_trait;
 use serde_json::json;
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering as Atomic};
 use tokio::sync::Notify;
@@ -49,6 +49,32 @@ struct Stage {
     cleaned_up: AtomicUsize,
     notices: Mutex<Vec<Happening>>,
     job: Mutex<Option<BackupJob>>,
+    /// Dead attempts whose leavings were looked for, and what was found.
+    recovered: Mutex<Vec<u32>>,
+    found: Mutex<Option<Result<Recovered, Failure>>>,
+    /// What is stored of each run that was written, by UID, and how many writes that took.
+    stored: Mutex<HashMap<String, (BackupRunStatus, usize)>>,
+}
+
+impl Stage {
+    /// Stores a status, whoever writes it; gives the object's version then.
+    fn store(&self, key: &RunKey, status: &BackupRunStatus) -> String {
+        let mut stored = self.stored.lock().expect("sound");
+        let entry = stored.entry(key.uid.to_string()).or_insert_with(|| (BackupRunStatus::default(), 0));
+        *entry = (status.clone(), entry.1 + 1);
+        entry.1.to_string()
+    }
+
+    /// A run as the API server has it now.
+    fn as_stored(&self, run: &BackupRun) -> BackupRun {
+        let mut now = run.clone();
+        let stored = self.stored.lock().expect("sound");
+        if let Some((status, version)) = stored.get(run.metadata.uid.as_deref().expect("a UID")) {
+            now.status = Some(status.clone());
+            now.metadata.resource_version = Some(version.to_string());
+        }
+        now
+    }
 }
 
 struct Handle(Arc<Stage>);
@@ -102,6 +128,13 @@ impl Executor for Handle {
     async fn check(&self, _: &ValidatedJob) -> Result<(), Failure> {
         Ok(())
     }
+    async fn recover(&self, _: &ValidatedJob, id: &AttemptId) -> Result<Recovered, Failure> {
+        self.0.recovered.lock().expect("sound").push(id.attempt);
+        match self.0.found.lock().expect("sound").clone() {
+            Some(found) => found,
+            None => Ok(Recovered::Cleared(None)),
+        }
+    }
     async fn prepare(&self, _: &ValidatedJob) -> Result<Box<dyn Prepared>, Failure> {
         match self.0.script.lock().expect("sound").pop_front().expect("scripted") {
             Act::Unprepared(reason) => Err(Failure::new(reason, "as scripted")),
@@ -115,8 +148,8 @@ impl Records for Handle {
     async fn claim(&self, _: &Claim) -> Result<Claimed, Failure> {
         unreachable!("tasks claim nothing")
     }
-    async fn adopt(&self, _: &BackupRun, _: &BackupJob) -> Result<Written, Failure> {
-        Ok(Written::Yes)
+    async fn adopt(&self, run: &BackupRun, _: &BackupJob) -> Result<Option<BackupRun>, Failure> {
+        Ok(Some(self.0.as_stored(run)))
     }
     async fn release(&self, _: &BackupRun) -> Result<Written, Failure> {
         unreachable!("tasks release nothing")
@@ -124,15 +157,20 @@ impl Records for Handle {
     async fn delete(&self, _: &RunKey) -> Result<(), Failure> {
         unreachable!("tasks delete nothing")
     }
-    async fn write_run(&self, _: &RunKey, status: &BackupRunStatus) -> Result<Written, Failure> {
+    async fn write_run(&self, key: &RunKey, version: &str, status: &BackupRunStatus) -> Result<RunWritten, Failure> {
         if self.0.gone.load(Atomic::SeqCst) {
-            return Ok(Written::Gone);
+            return Ok(RunWritten::Gone);
         }
         if self.0.failing_writes.fetch_update(Atomic::SeqCst, Atomic::SeqCst, |left| left.checked_sub(1)).is_ok() {
             return Err(Failure::new(Reason::ClusterUnavailable, "as scripted"));
         }
+        let (_, seen) = run(key.name.as_str(), &BackupRunStatus::default());
+        let now = self.0.as_stored(&seen);
+        if now.metadata.resource_version.as_deref() != Some(version) {
+            return Ok(RunWritten::Conflict(Box::new(now)));
+        }
         self.0.writes.lock().expect("sound").push(status.clone());
-        Ok(Written::Yes)
+        Ok(RunWritten::Yes(self.0.store(key, status)))
     }
     async fn job(&self, _: &JobRef) -> Result<Option<Arc<BackupJob>>, Failure> {
         Ok(self.0.job.lock().expect("sound").clone().map(Arc::new))
@@ -182,7 +220,7 @@ fn run(name: &str, status: &BackupRunStatus) -> (RunKey, BackupRun) {
     let uid = format!("22222222-2222-2222-2222-{:012}", name.len());
     let run: BackupRun = serde_json::from_value(json!({
         "apiVersion": "backup.javy.dev/v1", "kind": "BackupRun",
-        "metadata": {"name": name, "namespace": "default", "uid": uid, "generation": 1},
+        "metadata": {"name": name, "namespace": "default", "uid": uid, "generation": 1, "resourceVersion": "0"},
         "spec": {"backupJobName": "pg"},
         "status": status,
     }))
@@ -210,6 +248,7 @@ impl Play {
             permits: Arc::new(Semaphore::new(4)),
             exclusive: Exclusive::default(),
             draining: CancellationToken::new(),
+            leading: watch::Sender::new(true),
         };
         Self { stage, supervisor: Supervisor::new(Arc::new(shared), Arc::default()) }
     }
@@ -375,8 +414,178 @@ async fn an_ending_process_lets_work_end_and_leaves_the_rest_to_its_successor() 
     let mut play = Play::new(vec![Act::UntilCancelled]);
     play.start("pg-m1", &BackupRunStatus::default());
     play.until_working().await;
-    play.supervisor.shut_down(Duration::from_mins(1)).await;
+    play.supervisor.drain();
+    tokio::time::sleep(Duration::from_mins(1)).await;
+    play.supervisor.cancel_all(Reason::OperatorShutdown);
+    assert!(!play.supervisor.ended().await.1, "it is not over: the next process takes it up");
     let last = play.last();
     assert_eq!((last.phase, last.attempts[0].reason.as_deref()), (Phase::Pending, Some("OperatorShutdown")));
     assert_eq!(play.stage.cleaned_up.load(Atomic::SeqCst), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_run_that_another_process_began_is_left_alone() {
+    let mut play = Play::new(vec![Act::Succeed]);
+    let key = play.start("pg-m1", &BackupRunStatus::default());
+    // What this process saw is older than what another one wrote.
+    let mut theirs = BackupRunStatus::default();
+    record::begin_attempt(&mut theirs, "ubo-other", &job().spec, None, DateTime::UNIX_EPOCH);
+    play.stage.store(&key, &theirs);
+    assert!(!play.supervisor.ended().await.1);
+    assert!(play.stage.writes.lock().expect("sound").is_empty(), "it wrote over the other one's record");
+    assert_eq!(play.stage.most_at_once.load(Atomic::SeqCst), 0, "it worked");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_run_that_is_taken_away_in_the_middle_stops_and_cleans_up_without_a_word_in_the_record() {
+    let mut play = Play::new(vec![Act::UntilCancelled]);
+    let key = play.start("pg-m1", &BackupRunStatus::default());
+    play.until_working().await;
+    let mut theirs = play.last();
+    record::end_attempt(
+        &mut theirs,
+        &Err(Failure::new(Reason::OperatorRestarted, "dead, they say")),
+        Retry { limit: 2, backoff: Duration::ZERO },
+        None,
+        DateTime::UNIX_EPOCH,
+    );
+    record::begin_attempt(&mut theirs, "ubo-other", &job().spec, None, DateTime::UNIX_EPOCH);
+    play.stage.store(&key, &theirs);
+    let writes = play.stage.writes.lock().expect("sound").len();
+    assert!(!play.supervisor.ended().await.1);
+    assert_eq!(play.stage.cleaned_up.load(Atomic::SeqCst), 1);
+    assert_eq!(play.stage.writes.lock().expect("sound").len(), writes, "it wrote over the other one's record");
+    assert!(
+        !play.stage.notices.lock().expect("sound").iter().any(|happened| matches!(happened, Happening::Ended { .. }))
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_others_change_of_the_object_apart_from_its_record_does_not_matter() {
+    let go = Arc::new(Notify::new());
+    let mut play = Play::new(vec![Act::Until(Arc::clone(&go))]);
+    let key = play.start("pg-m1", &BackupRunStatus::default());
+    play.until_working().await;
+    let same = play.last();
+    play.stage.store(&key, &same); // a label, a finalizer: another version
+    go.notify_one();
+    assert!(play.supervisor.ended().await.1);
+    assert_eq!(play.last().phase, Phase::Succeeded);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_process_that_no_longer_leads_ends_what_it_began_and_leaves_what_waits() {
+    let go = Arc::new(Notify::new());
+    let mut play = Play::new(vec![Act::Until(Arc::clone(&go))]);
+    play.start("pg-m1", &BackupRunStatus::default());
+    play.until_working().await;
+    // Of the same BackupJob, so it waits.
+    let waits = play.start("pg-m10", &BackupRunStatus::default());
+    play.until("waiting", |stage| stage.writes.lock().expect("sound").len() > 1).await;
+    play.supervisor.set_leading(false);
+    assert_eq!(play.supervisor.ended().await, (waits, false));
+    assert_eq!(play.stage.working.load(Atomic::SeqCst), 1, "what was at work ended");
+    go.notify_one();
+    assert!(play.supervisor.ended().await.1);
+    assert_eq!(play.last().phase, Phase::Succeeded);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_process_that_is_cut_off_ends_its_runs_for_the_next_one_to_take_up() {
+    let mut play = Play::new(vec![Act::UntilCancelled]);
+    play.start("pg-m1", &BackupRunStatus::default());
+    play.until_working().await;
+    play.supervisor.cancel_all(Reason::ClusterUnavailable);
+    assert!(!play.supervisor.ended().await.1);
+    assert_eq!(play.stage.cleaned_up.load(Atomic::SeqCst), 1);
+    let last = play.last();
+    assert_eq!((last.phase, last.attempts[0].reason.as_deref()), (Phase::Pending, Some("ClusterUnavailable")));
+}
+
+/// A run whose attempts so far ended with the process that executed them, the last one being open.
+fn crashed(times: u32) -> BackupRunStatus {
+    let mut status = BackupRunStatus::default();
+    let now = DateTime::from_timestamp(1_800_000_000, 0).expect("in range");
+    for attempt in 1..=times {
+        record::begin_attempt(&mut status, "ubo-old", &job().spec, None, now);
+        if attempt < times {
+            let died = Err(record::died("ubo-old", None));
+            record::end_attempt(&mut status, &died, Retry { limit: 2, backoff: Duration::ZERO }, None, now);
+        }
+    }
+    status
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_dead_attempt_left_is_cleared_away_before_it_is_closed() {
+    let mut play = Play::new(vec![Act::Succeed]);
+    *play.stage.found.lock().expect("sound") = Some(Ok(Recovered::Cleared(Some("perhaps an upload".into()))));
+    play.start("pg-m1", &crashed(1));
+    play.supervisor.ended().await;
+    assert_eq!(*play.stage.recovered.lock().expect("sound"), [1]);
+    let first = play.stage.writes.lock().expect("sound")[0].clone();
+    assert!(first.message.as_deref().is_some_and(|said| said.contains("perhaps an upload")), "{first:?}");
+    let last = play.last();
+    assert_eq!(last.phase, Phase::Succeeded);
+    assert_eq!(last.attempts[0].reason.as_deref(), Some("OperatorRestarted"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_backup_that_was_whole_when_its_process_died_counts_and_is_not_made_again() {
+    let mut play = Play::new(vec![]);
+    *play.stage.found.lock().expect("sound") = Some(Ok(Recovered::Whole(Box::new(report()))));
+    play.start("pg-m1", &crashed(1));
+    assert!(play.supervisor.ended().await.1);
+    let last = play.last();
+    assert_eq!((last.phase, last.attempts.len()), (Phase::Succeeded, 1));
+    assert_eq!(last.destinations[0].folder.as_deref(), Some("default/pg/pg-m1-00000000-1"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_destination_that_cannot_be_cleared_holds_nothing_up() {
+    let mut play = Play::new(vec![Act::Succeed]);
+    *play.stage.found.lock().expect("sound") = Some(Err(Failure::new(Reason::DestinationUnavailable, "no answer")));
+    play.start("pg-m1", &crashed(1));
+    play.supervisor.ended().await;
+    assert_eq!(play.last().phase, Phase::Succeeded);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_second_crash_during_one_run_ends_it() {
+    let mut play = Play::new(vec![]);
+    play.start("pg-m1", &crashed(2));
+    assert!(play.supervisor.ended().await.1);
+    let last = play.last();
+    assert_eq!((last.phase, last.reason.as_deref()), (Phase::Failed, Some("CrashLoop")));
+    let reasons: Vec<_> = last.attempts.iter().filter_map(|attempt| attempt.reason.as_deref()).collect();
+    assert_eq!(reasons, ["OperatorRestarted"; 2]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_run_that_takes_too_long_is_ended_in_the_middle_and_cleans_up() {
+    let mut play = Play::new(vec![Act::UntilCancelled]);
+    play.stage.job.lock().expect("sound").as_mut().expect("a job").spec.active_deadline_seconds = Some(100);
+    let start = tokio::time::Instant::now();
+    play.start("pg-m1", &BackupRunStatus::default());
+    assert!(play.supervisor.ended().await.1);
+    assert_eq!(start.elapsed().as_secs(), 101, "the deadline and a second of clean-up");
+    let last = play.last();
+    assert_eq!((last.phase, last.reason.as_deref()), (Phase::Failed, Some("DeadlineExceeded")));
+    assert!(last.message.as_deref().is_some_and(|said| said.contains("100 s")), "{last:?}");
+    assert_eq!(play.stage.cleaned_up.load(Atomic::SeqCst), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_deadline_counts_all_attempts_and_survives_a_restart() {
+    let mut play = Play::new(vec![Act::Fail(Reason::TargetGone)]);
+    let mut begun = crashed(1);
+    begun.spec.as_mut().expect("kept").active_deadline_seconds = Some(90);
+    // It began 40 s ago in another process. After a wait of 30 s the second attempt fails, and 60 s more are not left.
+    begun.start_time =
+        Some(crate::api::time::to_time(DateTime::from_timestamp(1_800_000_000 - 40, 0).expect("in range")));
+    let start = tokio::time::Instant::now();
+    play.start("pg-m1", &begun);
+    assert!(play.supervisor.ended().await.1);
+    assert!((49..=51).contains(&start.elapsed().as_secs()), "{:?}", start.elapsed());
+    assert_eq!(play.last().reason.as_deref(), Some("DeadlineExceeded"));
 }

@@ -6,6 +6,7 @@
 pub mod example;
 pub mod fault_proxy;
 pub mod s3;
+pub mod soak;
 
 use anyhow::{Context, Result};
 use std::path::PathBuf;

@@ -83,6 +83,23 @@ enum Command {
         /// Only tests whose own name, or whose file's name, contains this, and no checks
         filter: Option<String>,
     },
+    /// Kill the operator's replicas at random while BackupJobs run every minute, and count what came of every tick
+    ///
+    /// Exit code 0: nothing was lost, doubled, half or left behind. Progress goes to standard error.
+    Soak {
+        /// BackupJobs, each due every minute
+        #[arg(long, default_value_t = 20)]
+        jobs: usize,
+        /// Minutes in which replicas are killed
+        #[arg(long, default_value_t = 50)]
+        minutes: u64,
+        /// Kills in that time
+        #[arg(long, default_value_t = 100)]
+        kills: u64,
+        /// How the result is printed
+        #[arg(long, value_enum, default_value_t)]
+        output: Output,
+    },
     /// Show the main job: a PostgreSQL is backed up by the clock and by hand, and restored into an empty one
     ///
     /// Brings the cluster up first where it is not (minutes the first time, half a minute later), and takes down what it
@@ -98,6 +115,16 @@ enum Command {
         #[arg(long)]
         release: bool,
     },
+}
+
+/// How a result is printed.
+#[derive(Clone, Copy, Debug, Default, clap::ValueEnum)]
+enum Output {
+    /// For a person.
+    #[default]
+    Text,
+    /// For a program.
+    Json,
 }
 
 fn main() -> ExitCode {
@@ -138,6 +165,17 @@ fn run(command: Command) -> Result<ExitCode> {
         }
         Command::Exec { arguments } => status::inside(&place, &arguments),
         Command::Test { filter } => Ok(test::test(&place, &Report::plain(), filter.as_deref())),
+        Command::Soak { jobs, minutes, kills, output } => {
+            let result = place.folder("soak")?.join("result.json");
+            let seconds = minutes.saturating_mul(60);
+            let measure = rig::soak::Measure { jobs, seconds, kills, result: Some(result) };
+            let outcome = test::soak(&place, &report, &measure)?;
+            match output {
+                Output::Text => print!("{}", outcome.text()),
+                Output::Json => println!("{}", serde_json::to_string_pretty(&outcome)?),
+            }
+            Ok(if outcome.is_good() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+        }
         Command::Demo { keep } => {
             demo::demo(&place, &report, keep)?;
             Ok(ExitCode::SUCCESS)

@@ -16,6 +16,7 @@ use crate::report::{Report, Stopwatch};
 use crate::tally::{Tally, libtest};
 use crate::{deny, down, go, images, netns, packages, parts, status, up};
 use anyhow::{Context, Result, anyhow, bail};
+use rig::soak::{Measure, Outcome, VARIABLES};
 use serde::Deserialize;
 use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
@@ -61,6 +62,7 @@ fn run(place: &Place, report: &Report, filter: Option<&str>, tally: &mut Tally) 
             check(place, tally, "format", &["fmt", "--all", "--check"])?;
             check(place, tally, "clippy", &["clippy", "--workspace", "--all-targets", "--", "--deny", "warnings"])?;
         }
+        println!("\n--- build of the tests");
         let mut binaries = build(place, filter, tally)?;
         if let Some(filter) = filter {
             binaries = chosen(binaries, filter)?;
@@ -93,6 +95,29 @@ fn run(place: &Place, report: &Report, filter: Option<&str>, tally: &mut Tally) 
     result
 }
 
+/// Plays the test `kills` with this measure, and gives what it counted. The cluster is brought up where it is not.
+pub fn soak(place: &Place, report: &Report, measure: &Measure) -> Result<Outcome> {
+    let path = measure.result.as_ref().context("no place for the result")?;
+    let _ = std::fs::remove_file(path); // of an earlier soak
+    let mut tally = Tally::default();
+    let binaries = build(place, Some("kills"), &mut tally)?;
+    let kills = binaries.iter().find(|binary| binary.cluster && binary.name.contains(" kills "));
+    let kills = kills.filter(|_| tally.good()).context("the test `kills` does not compile")?;
+    let fresh = up::up(place, report, true)?;
+    let mut command = netns::command(place, &kills.path.display().to_string());
+    command.envs(status::variables(place)?);
+    let words = [measure.jobs.to_string(), measure.seconds.to_string(), measure.kills.to_string()];
+    command.envs(VARIABLES.iter().zip(&words));
+    command.env(VARIABLES[3], path).current_dir(place.checkout.join("tests/cluster"));
+    // Standard output is the result's.
+    let status = command.stdout(std::io::stderr()).status().context("cannot run the test `kills`")?;
+    if fresh {
+        down::down(place, report)?;
+    }
+    let outcome = std::fs::read(path).with_context(|| format!("the soak did not get to its end ({status})"))?;
+    Ok(serde_json::from_slice(&outcome)?)
+}
+
 /// A step of Cargo's that is good or not: one more that passed, or failed.
 fn check(place: &Place, tally: &mut Tally, name: &str, words: &[&str]) -> Result<()> {
     println!("\n--- {name}");
@@ -121,7 +146,6 @@ fn build(place: &Place, filter: Option<&str>, tally: &mut Tally) -> Result<Vec<B
     struct Profile {
         test: bool,
     }
-    println!("\n--- build of the tests");
     let mut words = vec!["test", "--workspace", "--no-run", "--message-format=json-render-diagnostics"];
     let file = |name: &&str| {
         let file = format!("{name}.rs");

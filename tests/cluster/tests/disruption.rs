@@ -7,13 +7,15 @@ mod operator;
 mod scene;
 
 use anyhow::{Context, Result, ensure};
-use installed::until;
+use installed::{until, until_for};
+use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::Pod;
 use kube::Api;
-use kube::api::{ListParams, LogParams};
+use kube::api::{DeleteParams, ListParams, LogParams, PostParams};
 use operator::Operator;
 use rig::fault_proxy::FaultProxy;
-use scene::{BUSYBOX, Scene, edit, kill_operator, operator_ready};
+use scene::{BUSYBOX, Scene, TWO_LEASES, edit, kill_executor, kill_operator, operator_ready};
 use serde_json::json;
 use std::collections::BTreeSet;
 use tokio::sync::Mutex;
@@ -36,9 +38,9 @@ async fn scene() -> Result<Scene> {
     Ok(scene)
 }
 
-/// Waits until so many attempts have begun in the pod.
+/// Waits until so many attempts have begun in the pod; after a crash that takes until its Lease has expired.
 async fn begun(scene: &Scene, attempts: usize) -> Result<()> {
-    until(&format!("attempt {attempts} to begin in the pod"), || async {
+    until_for(TWO_LEASES, &format!("attempt {attempts} to begin in the pod"), || async {
         let tried = scene.exec("box", "cat /tmp/tried 2> /dev/null || true").await?;
         Ok((tried.lines().count() >= attempts).then_some(()))
     })
@@ -72,83 +74,195 @@ async fn runs(scene: &Scene) -> Result<Vec<BackupRun>> {
     Ok(api.list(&ListParams::default()).await?.items)
 }
 
-#[tokio::test]
-async fn a_kill_in_mid_run_costs_an_attempt_and_nothing_else() -> Result<()> {
-    let _alone = STAGE.lock().await;
-    let scene = scene().await?;
-    let job =
-        scene.job("survivor", IN_A_DIRECTORY, |job| edit(job, "spec.retry", json!({"limit": 2, "backoffSeconds": 1})));
-    scene.apply(&job).await?;
-    begun(&scene, 1).await?;
-    kill_operator(&scene.installed).await?;
-    // The second attempt finds a directory that holds nothing of the first one (or ends with 9).
-    begun(&scene, 2).await?;
-    gone(&scene, 1).await?;
-    may_go(&scene).await?;
-    let status = scene.ended("survivor-once").await?;
-    ensure!(status.phase == Phase::Succeeded && reasons(&status) == ["OperatorRestarted", "Succeeded"], "{status:?}");
-    let executors: BTreeSet<_> = status.attempts.iter().map(|attempt| attempt.executor.as_deref()).collect();
-    ensure!(executors.len() == 2, "both attempts by one process: {status:?}");
-    let backups = manifests(&scene).await?;
-    ensure!(backups.len() == 1 && backups[0].contains("-2/"), "{backups:?}");
-    ensure!(runs(&scene).await?.len() == 1, "the run was doubled");
-    scene.exec("box", "test ! -e /backup/part && test ! -e /backup/dump").await?;
-    scene.end().await
+/// The process that executes a run.
+async fn executor(scene: &Scene, run: &str) -> Result<String> {
+    scene.at_work(run).await?.executor.context("nobody executes it")
+}
+
+/// Waits until the Lease of a dead process is removed.
+async fn buried(scene: &Scene, instance: &str) -> Result<()> {
+    let leases: Api<Lease> = Api::namespaced(scene.installed.admin.clone(), "backup-system");
+    let name = format!("ubo-executor-{instance}");
+    until_for(TWO_LEASES, &format!("the Lease {name} to be removed"), || async {
+        Ok(leases.get_opt(&name).await?.is_none().then_some(()))
+    })
+    .await
 }
 
 #[tokio::test]
-async fn three_kills_end_the_run_and_leave_no_half_backup() -> Result<()> {
+async fn a_crash_in_mid_run_leaves_nothing_and_is_tried_again_and_the_second_one_ends_it() -> Result<()> {
     let _alone = STAGE.lock().await;
     let scene = scene().await?;
-    let job =
-        scene.job("unlucky", IN_A_DIRECTORY, |job| edit(job, "spec.retry", json!({"limit": 2, "backoffSeconds": 1})));
-    scene.apply(&job).await?;
-    for attempt in 1..=3 {
-        begun(&scene, attempt).await?;
-        kill_operator(&scene.installed).await?;
+    // One by standard output, with an upload in parts under way, and one by way of a directory, on the same pod.
+    let retry = |job: &mut serde_json::Value| edit(job, "spec.retry", json!({"limit": 5, "backoffSeconds": 1}));
+    let stream = format!("head -c 30000000 /dev/urandom; {UNTIL_TOLD}");
+    scene.apply(&scene.job("stream", &stream, retry)).await?;
+    begun(&scene, 1).await?;
+    scene.apply(&scene.job("folder", IN_A_DIRECTORY, retry)).await?;
+    begun(&scene, 2).await?;
+    let first = executor(&scene, "stream-once").await?;
+    ensure!(first == executor(&scene, "folder-once").await?, "two processes start runs");
+    ensure!(!scene.open_uploads()?.is_empty(), "no upload is open");
+    kill_executor(&scene.installed, &first).await?;
+
+    // The second attempts find a directory that holds nothing of the first ones (or end with 9).
+    begun(&scene, 4).await?;
+    gone(&scene, 1).await?;
+    gone(&scene, 2).await?;
+    let second = executor(&scene, "stream-once").await?;
+    ensure!(second != first, "the dead one executes on");
+    buried(&scene, &first).await?;
+    let dead: Vec<_> = scene.objects().await?.into_iter().filter(|key| key.contains("-1/")).collect();
+    let uploads: Vec<_> = scene.open_uploads()?.into_iter().filter(|key| key.contains("-1/")).collect();
+    ensure!(dead.is_empty() && uploads.is_empty(), "the dead attempts left {dead:?} {uploads:?}");
+    for run in ["stream-once", "folder-once"] {
+        let status = scene.at_work(run).await?;
+        ensure!(reasons(&status) == ["OperatorRestarted", "open"], "{status:?}");
     }
-    let status = scene.ended("unlucky-once").await?;
-    ensure!(status.phase == Phase::Failed && status.reason.as_deref() == Some("OperatorRestarted"), "{status:?}");
-    ensure!(reasons(&status) == ["OperatorRestarted"; 3], "{status:?}");
-    ensure!(manifests(&scene).await?.is_empty(), "a half backup is listed");
-    // Nobody is left who could clean up but the wrapper itself.
-    for attempt in 1..=3 {
+
+    kill_executor(&scene.installed, &executor(&scene, "folder-once").await?).await?;
+    for run in ["stream-once", "folder-once"] {
+        let api: Api<BackupRun> = scene.api();
+        let status = until_for(TWO_LEASES, &format!("run {run} to be over"), || async {
+            Ok(api.get(run).await?.status.filter(|status| status.phase.is_final()))
+        })
+        .await?;
+        ensure!(status.phase == Phase::Failed && status.reason.as_deref() == Some("CrashLoop"), "{status:?}");
+        ensure!(reasons(&status) == ["OperatorRestarted"; 2], "{status:?}");
+    }
+    scene.nothing_left().await?;
+    // Nobody is left who could clean up in the pod but the wrapper itself.
+    for attempt in 1..=4 {
         gone(&scene, attempt).await?;
     }
     until("the directory to be empty", || async {
         Ok(scene.exec("box", "ls -A /backup 2> /dev/null || true").await?.trim().is_empty().then_some(()))
     })
     .await?;
+    ensure!(runs(&scene).await?.len() == 2, "a run was doubled");
     scene.end().await
 }
 
 #[tokio::test]
-async fn an_operator_told_to_end_waits_for_what_is_at_work_and_begins_nothing() -> Result<()> {
+async fn an_update_lets_what_is_at_work_end_where_it_works() -> Result<()> {
     let _alone = STAGE.lock().await;
     let scene = scene().await?;
     scene.apply(&scene.job("patient", UNTIL_TOLD, |_| {})).await?;
     begun(&scene, 1).await?;
+    let first = executor(&scene, "patient-once").await?;
     let installed = &scene.installed;
     installed.kubectl(&["-n", "backup-system", "rollout", "restart", "deployment/operator"], "").await?;
     let pods: Api<Pod> = Api::namespaced(installed.admin.clone(), "backup-system");
+    let old = first.rsplit_once('-').map(|(pod, _)| pod).context("an instance")?;
     // That its pod is to go is not enough: the signal comes a moment later.
-    until("the operator to be told to end", || async {
-        let all = pods.list(&ListParams::default().labels("app.kubernetes.io/name=ubo")).await?;
-        let going = all.items.into_iter().find(|pod| pod.metadata.deletion_timestamp.is_some());
-        let Some(name) = going.and_then(|pod| pod.metadata.name) else { return Ok(None) };
-        let said = pods.logs(&name, &LogParams::default()).await?;
+    until("the executor to be told to end", || async {
+        let said = pods.logs(old, &LogParams::default()).await?;
         Ok(said.contains("told to end").then_some(()))
     })
     .await?;
+    // Another one leads by now. It begins no second run of the same BackupJob, and what belongs to others at once.
+    operator_ready(installed).await?;
     let late = scene.start("patient").await?;
+    let other = scene.back_up(&scene.job("other", "echo whole", |_| {})).await?;
+    ensure!(other.phase == Phase::Succeeded && other.executor.as_deref() != Some(&first), "{other:?}");
+    let waits = scene.run_until(&late, "to be there", |_| true).await?;
+    ensure!(waits.attempts.is_empty(), "two runs of one BackupJob at a time: {waits:?}");
+    ensure!(executor(&scene, "patient-once").await? == first, "it was taken away from a process that lives");
     may_go(&scene).await?;
     let status = scene.ended("patient-once").await?;
     ensure!(status.phase == Phase::Succeeded && status.attempts.len() == 1, "{status:?}");
-    operator_ready(installed).await?;
     let second = scene.ended(&late).await?;
     ensure!(second.phase == Phase::Succeeded && second.attempts.len() == 1, "{second:?}");
     ensure!(second.executor != status.executor, "begun by an operator that was to end: {second:?}");
+    // Its work done, it goes, and takes its Lease along.
+    buried(&scene, &first).await?;
     scene.end().await
+}
+
+#[tokio::test]
+async fn a_process_that_is_cut_off_ends_its_run_before_another_one_begins_it_anew() -> Result<()> {
+    let _alone = STAGE.lock().await;
+    let scene = scene().await?;
+    let installed = &scene.installed;
+    let proxy = FaultProxy::tcp(&installed.cluster.node, &installed.cluster.api)?;
+    // The process that will be cut off is a pod of its own, so that the Deployment's replicas are not.
+    let operator = Operator::now(installed).await?;
+    operator.scale(installed, 0).await?;
+    let alone = lonely(installed, proxy.address()).await?;
+    let parted = async {
+        let job = scene
+            .job("parted", IN_A_DIRECTORY, |job| edit(job, "spec.retry", json!({"limit": 1, "backoffSeconds": 1})));
+        scene.apply(&job).await?;
+        begun(&scene, 1).await?;
+        let first = executor(&scene, "parted-once").await?;
+        ensure!(scene::is_of(&first, &alone), "executed by {first}");
+        followers(installed).await?;
+        proxy.stall(true);
+        // It lives, and cannot be heard: the next attempt begins when the first one is gone from the pod, or ends with 9.
+        begun(&scene, 2).await?;
+        gone(&scene, 1).await?;
+        may_go(&scene).await?;
+        let status = scene.ended("parted-once").await?;
+        ensure!(
+            status.phase == Phase::Succeeded && reasons(&status) == ["OperatorRestarted", "Succeeded"],
+            "{status:?}"
+        );
+        // Back again, it finds that its record is another's, and says nothing in it.
+        proxy.stall(false);
+        proxy.cut();
+        let pods: Api<Pod> = Api::namespaced(installed.admin.clone(), "backup-system");
+        until_for(TWO_LEASES, "it to find its run taken over", || async {
+            let said = pods.logs(&alone, &LogParams::default()).await?;
+            Ok(said.contains("another process has the run by now").then_some(()))
+        })
+        .await?;
+        let after = scene.ended("parted-once").await?;
+        ensure!(after == status, "the record was changed: {after:?}");
+        let backups = manifests(&scene).await?;
+        ensure!(backups.len() == 1 && backups[0].contains("-2/"), "{backups:?}");
+        until("the first attempt's folder to be empty", || async {
+            Ok((!scene.objects().await?.iter().any(|key| key.contains("-1/"))).then_some(()))
+        })
+        .await
+    };
+    let result = parted.await;
+    let pods: Api<Pod> = Api::namespaced(installed.admin.clone(), "backup-system");
+    pods.delete(&alone, &DeleteParams { grace_period_seconds: Some(1), ..DeleteParams::default() }).await?;
+    operator.scale(installed, 2).await?;
+    result?;
+    scene.end().await
+}
+
+/// Two replicas beside somebody else who leads.
+async fn followers(installed: &installed::Installed) -> Result<()> {
+    installed.kubectl(&["-n", "backup-system", "scale", "deployment/operator", "--replicas=2"], "").await?;
+    let api: Api<Deployment> = Api::namespaced(installed.admin.clone(), "backup-system");
+    until_for(TWO_LEASES, "two followers to be ready", || async {
+        let status = api.get("operator").await?.status.unwrap_or_default();
+        Ok((status.ready_replicas == Some(2)).then_some(()))
+    })
+    .await
+}
+
+/// A pod like those of the Deployment, which talks to the API server through a proxy. Ready, and leading, when this returns.
+async fn lonely(installed: &installed::Installed, proxy: std::net::SocketAddr) -> Result<String> {
+    let printed = ubo::install::documents(&ubo::install::manifests("localhost/ubo:dev")?)?;
+    let deployment = printed.into_iter().find(|document| document["kind"] == "Deployment").context("a Deployment")?;
+    let mut pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"generateName": "lonely-"},
+        "spec": deployment["spec"]["template"]["spec"]});
+    let env = pod["spec"]["containers"][0]["env"].as_array_mut().context("an environment")?;
+    env.push(json!({"name": "KUBERNETES_SERVICE_HOST", "value": proxy.ip().to_string()}));
+    env.push(json!({"name": "KUBERNETES_SERVICE_PORT", "value": proxy.port().to_string()}));
+    let pods: Api<Pod> = Api::namespaced(installed.admin.clone(), "backup-system");
+    let made = pods.create(&PostParams::default(), &serde_json::from_value(pod)?).await?;
+    let name = made.metadata.name.context("a name")?;
+    let leases: Api<Lease> = Api::namespaced(installed.admin.clone(), "backup-system");
+    until_for(TWO_LEASES, "the lonely operator to lead", || async {
+        let holder = leases.get_opt("ubo-scheduler").await?.and_then(|lease| lease.spec?.holder_identity);
+        Ok(holder.is_some_and(|holder| scene::is_of(&holder, &name)).then_some(()))
+    })
+    .await?;
+    Ok(name)
 }
 
 #[tokio::test]
@@ -269,7 +383,7 @@ async fn after_hours_away_the_latest_tick_runs_once_and_is_not_doubled() -> Resu
     let as_operator = installed.operator().await?;
     ensure!(as_operator.merge(&path, &since).await?.is_ok(), "the operator may not write its own status");
 
-    let operator = operator.scale(installed, 1).await?;
+    let operator = operator.scale(installed, 2).await?;
     begun(&scene, 1).await?;
     let name = latest.format("away-%Y%m%d-%H%M").to_string();
     let all: Vec<_> = runs(&scene).await?.into_iter().filter_map(|run| run.metadata.name).collect();
@@ -294,7 +408,7 @@ async fn after_hours_away_the_latest_tick_runs_once_and_is_not_doubled() -> Resu
     operator.scale(installed, 0).await?;
     let forgotten = json!({"status": {"lastScheduleTime": null, "scheduleAnchor": {"time": anchor}}});
     ensure!(as_operator.merge(&path, &forgotten).await?.is_ok(), "the operator may not write its own status");
-    operator.scale(installed, 1).await?;
+    operator.scale(installed, 2).await?;
     scene
         .job_until("away", "to know of the tick again", |job| {
             job.status.as_ref().is_some_and(|status| status.last_schedule_time.is_some())

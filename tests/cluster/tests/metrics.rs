@@ -6,7 +6,7 @@ mod scene;
 
 use anyhow::{Result, ensure};
 use installed::until;
-use operator::Operator;
+use operator::get_both;
 use scene::{BUSYBOX, Scene, edit};
 use serde_json::json;
 use ubo::telemetry::metrics::Metric;
@@ -42,11 +42,12 @@ async fn a_success_and_a_failure_are_seen_and_go_with_their_jobs() -> Result<()>
         "ubo_ready{gate=\"cluster\"} 1".to_owned(),
         "ubo_ready{gate=\"admission-policies\"} 1".to_owned(),
     ];
-    // Through the Service that a Prometheus would use.
-    let service = "/api/v1/namespaces/backup-system/services/ubo-metrics:metrics/proxy/metrics";
+    // Each pod by itself, as a Prometheus does: the gauges of jobs are the leader's.
     let scrape = || async {
-        let request = http::Request::get(service).body(Vec::new())?;
-        anyhow::Ok(scene.installed.admin.request_text(request).await?)
+        let [(_, leads), (_, follows)] = get_both(&scene.installed, "/metrics").await?;
+        ensure!(leads.contains("\nubo_leader 1\n") && follows.contains("\nubo_leader 0\n"), "{leads}\n{follows}");
+        ensure!(!follows.contains("ubo_job_ready{"), "a follower shows gauges of jobs: {follows}");
+        anyhow::Ok(leads)
     };
     // Gauges of a job follow its status, which is written after the run's own.
     let text = until("the metrics of the jobs", || async {
@@ -80,8 +81,9 @@ async fn a_success_and_a_failure_are_seen_and_go_with_their_jobs() -> Result<()>
     })
     .await?;
     for path in ["/livez", "/readyz"] {
-        let (status, said) = Operator::now(&scene.installed).await?.get(path).await?;
-        ensure!(status == 200, "{path}: {said}");
+        for (status, said) in get_both(&scene.installed, path).await? {
+            ensure!(status == 200, "{path}: {said}");
+        }
     }
     scene.end().await
 }

@@ -131,8 +131,9 @@ async fn stops(installed: &Installed, printed: &str) -> Result<()> {
         "-o",
         "jsonpath={.items[*].status.conditions[?(@.type=='Ready')].status}",
     ];
-    until("the operator's pod to be not ready", || async {
-        Ok((installed.kubectl(&pods, "").await?.trim() == "False").then_some(()))
+    until("the operator's pods to be not ready", || async {
+        let said = installed.kubectl(&pods, "").await?;
+        Ok((!said.is_empty() && said.split_whitespace().all(|word| word == "False")).then_some(()))
     })
     .await?;
     let run = json!({ "apiVersion": "backup.javy.dev/v1", "kind": "BackupRun", "metadata": { "name": "by-hand" }, "spec": { "backupJobName": "postgres-daily-backup" } });

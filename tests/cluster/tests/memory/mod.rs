@@ -3,10 +3,10 @@
 #![allow(unreachable_pub, reason = "part of a test binary")]
 
 use super::installed::Installed;
+use super::scene::leader;
 use anyhow::{Context, Result};
 use k8s_openapi::api::core::v1::Pod;
 use kube::Api;
-use kube::api::ListParams;
 use std::path::PathBuf;
 
 /// The process of the operator that runs now.
@@ -14,12 +14,13 @@ pub struct Process {
     folder: PathBuf,
 }
 
-/// Finds it: its cgroup is named after its container.
+/// Finds the one that leads, which executes: its cgroup is named after its container.
 pub async fn operator(installed: &Installed) -> Result<Process> {
+    let leader = leader(installed).await?.context("nobody leads")?;
     let api: Api<Pod> = Api::namespaced(installed.admin.clone(), "backup-system");
-    let pods = api.list(&ListParams::default().labels("app.kubernetes.io/name=ubo")).await?;
-    let statuses = pods.items.iter().filter_map(|pod| pod.status.as_ref()?.container_statuses.as_ref()?.first());
-    let running = statuses.into_iter().find(|status| status.ready).context("no operator")?;
+    let pod = api.get(&leader).await?;
+    let statuses = pod.status.and_then(|status| status.container_statuses).unwrap_or_default();
+    let running = statuses.first().context("no container")?;
     let id = running.container_id.as_deref().and_then(|id| id.split("://").nth(1)).context("no container")?;
     for entry in std::fs::read_dir("/proc")? {
         let folder = entry?.path();

@@ -3,7 +3,7 @@
 #![allow(dead_code, unreachable_pub, reason = "part of each test binary, which uses a part of it")]
 
 use super::installed::{Installed, until};
-use super::scene::operator_ready;
+use super::scene::{leader, operator_pods, operator_ready};
 use anyhow::{Context, Result};
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::ListParams;
@@ -58,20 +58,12 @@ impl Operator {
         Ok(Self { client: self.client.clone() })
     }
 
-    /// Status and body of a GET at its admin port, straight from the pod: also when it is not ready.
+    /// Status and body of a GET at the admin port of one that lives, straight from the pod: also when it is not ready.
     pub async fn get(&self, path: &str) -> Result<(u16, String)> {
         let pods = self.pods().list(&ListParams::default().labels(PODS)).await?.items;
         let mut running = pods.into_iter().filter(|pod| pod.metadata.deletion_timestamp.is_none());
         let address = running.find_map(|pod| pod.status?.pod_ip).context("no operator")?;
-        let mut stream = TcpStream::connect((address.as_str(), 8080)).await?;
-        stream
-            .write_all(format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n").as_bytes())
-            .await?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).await?;
-        let status = answer.split(' ').nth(1).and_then(|word| word.parse().ok()).context("no status")?;
-        let body = answer.split_once("\r\n\r\n").map_or("", |(_, body)| body);
-        Ok((status, body.to_owned()))
+        get(&address, path).await
     }
 
     fn pods(&self) -> Api<Pod> {
@@ -93,8 +85,30 @@ impl Behind<'_> {
     }
 }
 
+/// Status and body of a GET at the admin port of the replica that leads, and then of one that follows.
+pub async fn get_both(installed: &Installed, path: &str) -> Result<[(u16, String); 2]> {
+    let leader = leader(installed).await?.context("nobody leads")?;
+    let pods = operator_pods(installed).await?;
+    let address = |leads: bool| {
+        let mut found = pods.iter().filter(|pod| (pod.metadata.name.as_deref() == Some(&leader)) == leads);
+        found.find_map(|pod| pod.status.as_ref()?.pod_ip.clone())
+    };
+    let leads = get(&address(true).context("no address")?, path).await?;
+    Ok([leads, get(&address(false).context("no follower")?, path).await?])
+}
+
+async fn get(address: &str, path: &str) -> Result<(u16, String)> {
+    let mut stream = TcpStream::connect((address, 8080)).await?;
+    stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n").as_bytes()).await?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await?;
+    let status = answer.split(' ').nth(1).and_then(|word| word.parse().ok()).context("no status")?;
+    let body = answer.split_once("\r\n\r\n").map_or("", |(_, body)| body);
+    Ok((status, body.to_owned()))
+}
+
 async fn rolled_out(installed: &Installed) -> Result<()> {
-    kubectl(installed, &["rollout", "status", DEPLOYMENT, "--timeout=60s"]).await?;
+    kubectl(installed, &["rollout", "status", DEPLOYMENT, "--timeout=180s"]).await?;
     operator_ready(installed).await
 }
 

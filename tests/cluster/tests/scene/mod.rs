@@ -2,10 +2,11 @@
 
 #![allow(dead_code, unreachable_pub, reason = "part of each test binary, which uses a part of it")]
 
-use super::installed::{Installed, set, until};
+use super::installed::{Installed, set, until, until_for};
 use anyhow::{Context, Result, bail, ensure};
 use futures::TryStreamExt;
 use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{Event, Pod};
 use kube::Api;
 use kube::api::{DeleteParams, ListParams, PostParams};
@@ -25,6 +26,8 @@ use ubo::run::ports::phase_of;
 pub const SLEEP: &str = "trap 'exit 0' TERM; sleep 100000 & wait";
 /// An image with busybox as its shell and tar.
 pub const BUSYBOX: &str = "localhost/busybox:1";
+/// Until a Lease whose holder died has passed on, and a dead executor's runs are taken over, on a machine that is busy.
+pub const TWO_LEASES: Duration = Duration::from_mins(3);
 /// Selects the operator's pods.
 const OPERATOR_PODS: &str = "app.kubernetes.io/name=ubo";
 
@@ -306,41 +309,80 @@ impl Scene {
     }
 }
 
-/// Waits until the operator says that it is ready.
+/// Waits until every replica of the operator says that it is ready, and one of them leads.
 pub async fn operator_ready(installed: &Installed) -> Result<()> {
     let api: Api<Deployment> = Api::namespaced(installed.admin.clone(), "backup-system");
-    until("the operator to be ready", || async {
-        let status = api.get("operator").await?.status.unwrap_or_default();
-        Ok((status.ready_replicas == Some(1) && status.updated_replicas == Some(1)).then_some(()))
+    until_for(TWO_LEASES, "the operator to be ready", || async {
+        let deployment = api.get("operator").await?;
+        let wanted = deployment.spec.and_then(|spec| spec.replicas);
+        let status = deployment.status.unwrap_or_default();
+        if status.ready_replicas != wanted || status.updated_replicas != wanted {
+            return Ok(None);
+        }
+        Ok(leader(installed).await?.map(drop))
     })
     .await
 }
 
-/// Kills the operator as a crash would: its pod, with a second to clean up in, which no backup ends in. Returns when its successor is ready.
-pub async fn kill_operator(installed: &Installed) -> Result<()> {
+/// The pod of the operator that leads, if it is there and Ready.
+pub async fn leader(installed: &Installed) -> Result<Option<String>> {
+    let leases: Api<Lease> = Api::namespaced(installed.admin.clone(), "backup-system");
+    let lease = leases.get_opt("ubo-scheduler").await?;
+    let Some(holder) = lease.and_then(|lease| lease.spec?.holder_identity) else { return Ok(None) };
+    let pods = operator_pods(installed).await?;
+    let name = |pod: &Pod| pod.metadata.name.clone();
+    Ok(pods.iter().filter(|pod| is_ready(pod)).find_map(|pod| name(pod).filter(|name| is_of(&holder, name))))
+}
+
+/// Whether an instance (pod name and five letters) is a process of this pod.
+pub fn is_of(instance: &str, pod: &str) -> bool {
+    instance.rsplit_once('-').is_some_and(|(name, _)| name == pod)
+}
+
+fn is_ready(pod: &Pod) -> bool {
+    let conditions = pod.status.iter().flat_map(|status| status.conditions.iter().flatten());
+    pod.metadata.deletion_timestamp.is_none()
+        && conditions.into_iter().any(|condition| condition.type_ == "Ready" && condition.status == "True")
+}
+
+/// Every pod of the operator, those that are to go included.
+pub async fn operator_pods(installed: &Installed) -> Result<Vec<Pod>> {
     let api: Api<Pod> = Api::namespaced(installed.admin.clone(), "backup-system");
-    let pods = api.list(&ListParams::default().labels(OPERATOR_PODS)).await?;
-    ensure!(!pods.items.is_empty(), "no operator to kill");
-    for pod in &pods.items {
+    Ok(api.list(&ListParams::default().labels(OPERATOR_PODS)).await?.items)
+}
+
+/// Kills every replica of the operator as a crash would. Returns when their successors are ready.
+pub async fn kill_operator(installed: &Installed) -> Result<()> {
+    let pods = operator_pods(installed).await?;
+    ensure!(!pods.is_empty(), "no operator to kill");
+    let names: Vec<_> = pods.into_iter().filter_map(|pod| pod.metadata.name).collect();
+    kill_pods(installed, &names).await
+}
+
+/// Kills the replica that executes: the instance as a run's status names it.
+pub async fn kill_executor(installed: &Installed, instance: &str) -> Result<()> {
+    let pods = operator_pods(installed).await?.into_iter().filter_map(|pod| pod.metadata.name);
+    let names: Vec<_> = pods.filter(|pod| is_of(instance, pod)).collect();
+    ensure!(names.len() == 1, "no pod of {instance}");
+    kill_pods(installed, &names).await
+}
+
+/// Kills pods of the operator: with a second to clean up in, which no backup ends in. Returns when they are gone and
+/// others ready in their place.
+pub async fn kill_pods(installed: &Installed, names: &[String]) -> Result<()> {
+    let api: Api<Pod> = Api::namespaced(installed.admin.clone(), "backup-system");
+    for name in names {
         let now = DeleteParams { grace_period_seconds: Some(1), ..DeleteParams::default() };
-        api.delete(pod.metadata.name.as_deref().unwrap_or_default(), &now).await?;
+        api.delete(name, &now).await?;
     }
-    let old: Vec<_> = pods.items.iter().filter_map(|pod| pod.metadata.uid.clone()).collect();
-    until("the operator's successor", || async {
-        let pods = api.list(&ListParams::default().labels(OPERATOR_PODS)).await?;
-        // A pod that is forced away at once leaves a process that still writes for a second; this one is dead when it goes.
-        let is_old = |pod: &Pod| pod.metadata.uid.as_ref().is_some_and(|uid| old.contains(uid));
-        if pods.items.iter().any(is_old) {
-            return Ok(None);
-        }
-        let ready = pods.items.iter().any(|pod| {
-            let conditions = pod.status.iter().flat_map(|status| status.conditions.iter().flatten());
-            let fresh = pod.metadata.uid.as_ref().is_none_or(|uid| !old.contains(uid));
-            fresh && conditions.into_iter().any(|c| c.type_ == "Ready" && c.status == "True")
-        });
-        Ok(ready.then_some(()))
+    // A pod that is forced away at once leaves a process that still writes for a second; these are dead when they go.
+    until("the killed operator to be gone", || async {
+        let there = operator_pods(installed).await?;
+        let is_old = |pod: &Pod| pod.metadata.name.as_ref().is_some_and(|name| names.contains(name));
+        Ok((!there.iter().any(is_old)).then_some(()))
     })
-    .await
+    .await?;
+    operator_ready(installed).await
 }
 
 /// Standard output of a program that is given `input`; an exit code other than 0 is an error.

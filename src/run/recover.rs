@@ -1,0 +1,139 @@
+//! **O** What an attempt left at its destination when the process that executed it died.
+//!
+//! A process that dies leaves its attempt's folder as it was then, and uploads that nobody will complete. Order:
+//!
+//! 1. If the folder has a manifest, and everything that it names is there as long as it says, the backup is whole: the
+//!    process died between the last look and the note of it. It is not thrown away, and no second one is made.
+//! 2. Otherwise nothing of it is a backup. Its uploads are aborted, then its objects go, the manifest (if any) first and
+//!    `started.json` last, so that a clean-up which dies itself still finds a folder to clean.
+//! 3. The folder is looked at again. The process may have been believed dead and not be: what it wrote meanwhile goes the
+//!    same way. Its own last look finds its objects missing, so that it cannot call them a backup.
+//!
+//! What had to stay is said, not failed for: each attempt has a folder of its own, so that it is in nobody's way.
+
+use super::report::{Ownership, Recovered, Report, StoredObject};
+use super::{AttemptId, Phase};
+use crate::api::names::ObjectKey;
+use crate::destination::{Destination, ObjectInfo};
+use crate::error::{Failure, Reason};
+use crate::repository::catalog::read_document;
+use crate::repository::layout;
+use crate::repository::manifest::{self, Manifest, Object, Outcome};
+use futures::TryStreamExt;
+use std::collections::BTreeMap;
+
+/// How often the folder is looked at until nothing is in it.
+const LOOKS: usize = 3;
+
+/// Sees what a dead attempt left, and clears it away unless it is a whole backup.
+pub async fn recover(destination: &dyn Destination, id: &AttemptId) -> Result<Recovered, Failure> {
+    let folder = layout::folder(id)?;
+    let there = list(destination, &folder).await?;
+    if there.contains_key(layout::MANIFEST)
+        && let Some(report) = whole(destination, &folder, id, &there).await?
+    {
+        return Ok(Recovered::Whole(Box::new(report)));
+    }
+    let mut stays = Vec::new();
+    match destination.abort_uploads(&format!("{folder}/")).await {
+        Ok(0) => {}
+        Ok(aborted) => tracing::info!(%folder, aborted, "uploads of a dead attempt were aborted"),
+        Err(failure) => {
+            tracing::warn!(%folder, %failure, "uploads of a dead attempt may be open");
+            stays.push(format!(
+                "perhaps an unfinished upload ({}; a lifecycle rule AbortIncompleteMultipartUpload removes it)",
+                failure.message
+            ));
+        }
+    }
+    for _ in 0..LOOKS {
+        let there = list(destination, &folder).await?;
+        if there.is_empty() {
+            break;
+        }
+        remove(destination, &folder, &there).await?;
+    }
+    Ok(Recovered::Cleared((!stays.is_empty()).then(|| stays.join(", "))))
+}
+
+/// The objects in a folder, by their names below it.
+async fn list(destination: &dyn Destination, folder: &ObjectKey) -> Result<BTreeMap<String, ObjectInfo>, Failure> {
+    let prefix = format!("{folder}/");
+    let all: Vec<_> = destination.list(&prefix).await?.try_collect().await?;
+    let named = all.into_iter().filter_map(|object| {
+        let name = object.key.as_str().strip_prefix(&prefix)?.to_owned();
+        Some((name, object))
+    });
+    Ok(named.collect())
+}
+
+/// The report of the backup in the folder, if that is what lies there.
+async fn whole(
+    destination: &dyn Destination,
+    folder: &ObjectKey,
+    id: &AttemptId,
+    there: &BTreeMap<String, ObjectInfo>,
+) -> Result<Option<Report>, Failure> {
+    let key = folder.join(layout::MANIFEST)?;
+    let bytes = read_document(destination, &key).await?;
+    let Ok(manifest) = manifest::parse::<Manifest>(key.as_str(), &bytes) else { return Ok(None) };
+    let ours = manifest.run_uid == id.run_uid.as_str() && manifest.attempt == id.attempt;
+    let complete =
+        manifest.objects().all(|object| there.get(&object.name).is_some_and(|info| info.size == object.size));
+    Ok((ours && complete).then(|| report(folder, &manifest)))
+}
+
+fn report(folder: &ObjectKey, manifest: &Manifest) -> Report {
+    let reason = match manifest.outcome {
+        Outcome::Complete => None,
+        Outcome::Incomplete => {
+            Some(manifest.reason.as_deref().and_then(Reason::parse).unwrap_or(Reason::SourceIncomplete))
+        }
+    };
+    let bytes = format!("{} bytes read, {} bytes stored", manifest.raw.size, manifest.stored.size);
+    Report {
+        phase: if reason.is_none() { Phase::Succeeded } else { Phase::Incomplete },
+        reason,
+        message: manifest.message.clone().unwrap_or(bytes),
+        folder: folder.to_string(),
+        objects: manifest
+            .objects()
+            .map(|Object { name, size, digest }| StoredObject {
+                name: name.clone(),
+                size: *size,
+                digest: digest.clone(),
+            })
+            .collect(),
+        bytes_read: manifest.raw.size,
+        bytes_stored: manifest.stored.size,
+        files: manifest.files,
+        warnings: manifest.warnings.clone(),
+        exit_code: manifest.exit_code,
+        pod: manifest.pod.clone(),
+        consistency: manifest.consistency,
+        ownership: Ownership::Ours,
+    }
+}
+
+/// Removes objects: the manifest first, `started.json` last.
+async fn remove(
+    destination: &dyn Destination,
+    folder: &ObjectKey,
+    there: &BTreeMap<String, ObjectInfo>,
+) -> Result<(), Failure> {
+    let order = |name: &str| match name {
+        layout::MANIFEST => 0,
+        layout::STARTED => 2,
+        _ => 1,
+    };
+    let mut objects: Vec<_> = there.iter().collect();
+    objects.sort_by_key(|(name, _)| order(name));
+    for (_, object) in objects {
+        destination.delete(&object.key).await?;
+    }
+    tracing::info!(%folder, objects = there.len(), "what a dead attempt left was removed");
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;
