@@ -10,7 +10,6 @@ use crate::api::backup_run::{AttemptStatus, BackupRunStatus, DestinationStatus, 
 use crate::api::conditions::{self, Word};
 use crate::api::time::{from_time, to_time};
 use crate::error::{Class, Failure, Reason, cut};
-use crate::validate::ACTIVE_DEADLINE;
 use chrono::{DateTime, TimeDelta, Utc};
 use std::time::Duration;
 
@@ -210,23 +209,21 @@ pub fn judge_missing_target(failure: Failure, seen_by_run: bool, backed_up_befor
     Failure { reason: Reason::TargetNotReady, message, ..failure }
 }
 
-/// How long the run may still take, all its attempts together; `None` before the first one. The spec that runs says how
-/// long in all. A wall clock that went back gives no more than that.
-pub fn time_left(status: &BackupRunStatus, now: DateTime<Utc>) -> Option<Duration> {
+/// How long the run may still take, all its attempts together; `None` before the first one. A wall clock that went back
+/// gives no more than `limit`.
+pub fn time_left(status: &BackupRunStatus, limit: Duration, now: DateTime<Utc>) -> Option<Duration> {
     let started = from_time(status.start_time.as_ref()?);
-    let limit = status.spec.as_ref().and_then(|spec| spec.active_deadline_seconds).unwrap_or(ACTIVE_DEADLINE);
-    let limit = Duration::from_secs(u64::try_from(limit).unwrap_or(0));
-    let taken = (now - started).to_std().unwrap_or_default();
-    Some(limit.saturating_sub(taken))
+    Some(limit.saturating_sub((now - started).to_std().unwrap_or_default()))
 }
 
-/// The failure of a run that took too long.
-pub fn took_too_long(status: &BackupRunStatus) -> Failure {
-    let limit = status.spec.as_ref().and_then(|spec| spec.active_deadline_seconds).unwrap_or(ACTIVE_DEADLINE);
+/// The failure of a run that took longer than `limit`.
+pub fn took_too_long(limit: Duration) -> Failure {
+    let seconds = limit.as_secs();
     Failure::new(
         Reason::DeadlineExceeded,
         format!(
-            "not through {limit} s after its first start, all attempts counted: raise activeDeadlineSeconds, or see what made it slow"
+            "not through {seconds} s after its first start, all attempts counted: raise activeDeadlineSeconds, or see what \
+             made it slow"
         ),
     )
 }

@@ -27,7 +27,7 @@ use crate::api::names::{JobRef, Uid};
 use crate::api::time::from_time;
 use crate::clock::Clock;
 use crate::error::{Class, Failure, Reason};
-use crate::validate::{ValidatedJob, validate};
+use crate::validate::{ACTIVE_DEADLINE, ValidatedJob, validate};
 use chrono::{DateTime, Utc};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -109,6 +109,8 @@ pub struct RunTask {
     /// When `activeDeadlineSeconds` is over; counted by a clock that only goes forward, so that a jump of the wall clock
     /// ends nothing.
     deadline: Option<tokio::time::Instant>,
+    /// `activeDeadlineSeconds`.
+    limit: Duration,
 }
 
 impl RunTask {
@@ -116,7 +118,7 @@ impl RunTask {
     pub fn new(shared: Arc<Shared>, key: RunKey, run: BackupRun, job: JobRef, cancel: Cancel) -> Self {
         let status = run.status.clone().unwrap_or_default();
         let version = run.metadata.resource_version.clone().unwrap_or_default();
-        Self { shared, key, run, stored: status.clone(), status, version, cancel, job, job_uid: None, deadline: None }
+        Self { shared, key, run, stored: status.clone(), status, version, cancel, job, job_uid: None, deadline: None, limit: ACTIVE_DEADLINE }
     }
 
     /// Lives until the run is final, gone, or left to the next process. Whether it is one of the first two: then no other
@@ -219,11 +221,17 @@ impl RunTask {
         }
     }
 
+    /// `activeDeadlineSeconds` as it stood when the first attempt began.
+    fn stored_deadline(&self) -> Duration {
+        let seconds = self.status.spec.as_ref().and_then(|spec| spec.active_deadline_seconds);
+        seconds.and_then(|seconds| u64::try_from(seconds).ok()).map_or(ACTIVE_DEADLINE, Duration::from_secs)
+    }
+
     async fn attempts(&mut self) -> Result<(), Stop> {
         if self.status.phase.is_final() {
             return Ok(());
         }
-        self.note_deadline();
+        self.note_deadline(self.stored_deadline());
         self.check_cancel()?;
         let owner = self.find_job().await?;
         let shared = Arc::clone(&self.shared);
@@ -308,7 +316,7 @@ impl RunTask {
         let now = self.shared.clock.now();
         let attempt = record::begin_attempt(&mut self.status, &self.shared.instance, &job.spec, generation, now);
         self.status.pod = prepared.pod();
-        self.note_deadline();
+        self.note_deadline(valid.active_deadline);
         self.persist().await?;
         self.notice(&Happening::AttemptStarted { attempt });
         let id = self.attempt_id(&valid, attempt);
@@ -373,7 +381,7 @@ impl RunTask {
             }
         };
         match (result, self.cancel.cause()) {
-            (Err(_), Some(Reason::DeadlineExceeded)) => Err(record::took_too_long(&self.status)),
+            (Err(_), Some(Reason::DeadlineExceeded)) => Err(record::took_too_long(self.limit)),
             (Err(failure), Some(cause)) => Err(Failure { reason: cause, ..failure }),
             (result, _) => result,
         }
@@ -489,9 +497,10 @@ impl RunTask {
     }
 
     /// Sets the deadline once there is a first attempt to count from.
-    fn note_deadline(&mut self) {
+    fn note_deadline(&mut self, limit: Duration) {
         if self.deadline.is_none() {
-            let left = record::time_left(&self.status, self.shared.clock.now());
+            self.limit = limit;
+            let left = record::time_left(&self.status, limit, self.shared.clock.now());
             self.deadline = left.map(|left| tokio::time::Instant::now() + left);
         }
     }
@@ -508,7 +517,7 @@ impl RunTask {
             () = self.shared.draining.cancelled() => Err(Stop::Cancelled(Reason::OperatorShutdown)),
             _ = leading.wait_for(|leading| !leading) => Err(Stop::Cancelled(Reason::OperatorShutdown)),
             () = tokio::time::sleep_until(self.deadline.unwrap_or_else(far_off)) => {
-                Err(Stop::Failed(record::took_too_long(&self.status)))
+                Err(Stop::Failed(record::took_too_long(self.limit)))
             }
             value = work => Ok(value),
         }

@@ -152,6 +152,8 @@ pub struct ValidatedJob {
     pub archive: ObjectKey,
     /// The owner whose archive is to be taken over: `<cluster id>/<job UID>`.
     pub adopt: Option<String>,
+    /// Longest time for a run, all its attempts together.
+    pub active_deadline: Duration,
     /// Attempts after the first.
     pub retry_limit: u32,
     /// Wait before the second attempt; doubled each time, at most 600 s.

@@ -21,7 +21,7 @@ use std::fmt;
 use std::time::Duration;
 
 /// Default of `activeDeadlineSeconds`: 24 hours (`product.md` section 2).
-pub const ACTIVE_DEADLINE: i64 = 86_400;
+pub const ACTIVE_DEADLINE: Duration = Duration::from_hours(24);
 
 /// Longest schedule-less history: as many BackupRuns as the schema lets one keep.
 const HISTORY_LIMIT: u32 = 1000;
@@ -77,6 +77,7 @@ struct Parts {
     dump: Dump,
     destination: DestinationPlan,
     archive: ObjectKey,
+    active_deadline: Duration,
     retry_limit: u32,
     retry_backoff: Duration,
     service_account: String,
@@ -103,6 +104,7 @@ impl Parts {
             destination: self.destination,
             archive: self.archive,
             adopt,
+            active_deadline: self.active_deadline,
             retry_limit: self.retry_limit,
             retry_backoff: self.retry_backoff,
             service_account: self.service_account,
@@ -160,8 +162,10 @@ fn spec(spec: &BackupJobSpec, identity: Option<&Identity>, problems: &mut Proble
     problems.default_only("spec.concurrencyPolicy", concurrency_policy.as_ref(), &ConcurrencyPolicy::Forbid);
     problems.default_only("spec.missedRuns", missed_runs.as_ref(), &MissedRuns::RunLatest);
     problems.default_only("spec.jitterSeconds", jitter_seconds.as_ref(), &0);
-    // Kept with the spec that ran, where the run's task reads it (`run/record`); the bounds are the schema's.
-    within("spec.activeDeadlineSeconds", active_deadline_seconds.unwrap_or(ACTIVE_DEADLINE), 1..=31_536_000, problems);
+    let active_deadline = active_deadline_seconds.map_or(ACTIVE_DEADLINE, |seconds| {
+        let seconds = within("spec.activeDeadlineSeconds", seconds, 1..=31_536_000, problems);
+        Duration::from_secs(u64::try_from(seconds).unwrap_or(0))
+    });
     problems.default_only("spec.deletionPolicy", deletion_policy.as_ref(), &DeletionPolicy::Retain);
 
     let RetrySpec { limit, backoff_seconds } = retry.clone().unwrap_or_default();
@@ -195,6 +199,7 @@ fn spec(spec: &BackupJobSpec, identity: Option<&Identity>, problems: &mut Proble
         dump: dump?,
         destination: destination?,
         archive: archive?,
+        active_deadline,
         retry_limit,
         retry_backoff: Duration::from_secs(backoff.into()),
         service_account: service_account.to_owned(),
