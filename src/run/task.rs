@@ -118,7 +118,19 @@ impl RunTask {
     pub fn new(shared: Arc<Shared>, key: RunKey, run: BackupRun, job: JobRef, cancel: Cancel) -> Self {
         let status = run.status.clone().unwrap_or_default();
         let version = run.metadata.resource_version.clone().unwrap_or_default();
-        Self { shared, key, run, stored: status.clone(), status, version, cancel, job, job_uid: None, deadline: None, limit: ACTIVE_DEADLINE }
+        Self {
+            shared,
+            key,
+            run,
+            stored: status.clone(),
+            status,
+            version,
+            cancel,
+            job,
+            job_uid: None,
+            deadline: None,
+            limit: ACTIVE_DEADLINE,
+        }
     }
 
     /// Lives until the run is final, gone, or left to the next process. Whether it is one of the first two: then no other

@@ -138,11 +138,6 @@ async fn count(scene: &Scene, measure: &Measure) -> Result<Outcome> {
     let runs: Api<BackupRun> = scene.api();
     let runs = runs.list(&ListParams::default()).await?.items;
     let objects = scene.objects().await?;
-    let folders = |run: &str| -> BTreeSet<&str> {
-        let of = |key: &str| key.rsplit('/').nth(1).is_some_and(|folder| folder.starts_with(&format!("{run}-")));
-        objects.iter().filter(|key| of(key)).filter_map(|key| key.rsplit_once('/')).map(|(folder, _)| folder).collect()
-    };
-    let whole = |folder: &str| objects.iter().any(|key| *key == format!("{folder}/manifest.json"));
     for name in names(measure.jobs) {
         let job = scene.job_now(&name).await?;
         let status = job.status.unwrap_or_default();
@@ -162,7 +157,7 @@ async fn count(scene: &Scene, measure: &Measure) -> Result<Outcome> {
         outcome.doubled += (claimed.len() + skipped).saturating_sub(ticks.len());
         outcome.doubled += claimed.keys().filter(|tick| !ticks.contains(*tick)).count();
         for run in claimed.values() {
-            judge(scene, run, &folders, &whole, &mut outcome).await?;
+            judge(scene, run, &objects, &mut outcome).await?;
         }
     }
     outcome.left_behind += scene.open_uploads()?.len();
@@ -170,19 +165,15 @@ async fn count(scene: &Scene, measure: &Measure) -> Result<Outcome> {
 }
 
 /// One run, and what lies of it at the destination.
-async fn judge(
-    scene: &Scene,
-    run: &BackupRun,
-    folders: &impl Fn(&str) -> BTreeSet<&str>,
-    whole: &impl Fn(&str) -> bool,
-    outcome: &mut Outcome,
-) -> Result<()> {
+async fn judge(scene: &Scene, run: &BackupRun, objects: &[String], outcome: &mut Outcome) -> Result<()> {
     let name = run.metadata.name.as_deref().context("a name")?;
     let status = run.status.clone().unwrap_or_default();
     outcome.attempts_lost +=
         status.attempts.iter().filter(|one| one.reason.as_deref() == Some("OperatorRestarted")).count();
-    let folders = folders(name);
-    let backups = folders.iter().filter(|folder| whole(folder)).count();
+    let of = |key: &&String| key.rsplit('/').nth(1).is_some_and(|folder| folder.starts_with(&format!("{name}-")));
+    let keys = objects.iter().filter(of).filter_map(|key| key.rsplit_once('/'));
+    let folders: BTreeSet<&str> = keys.clone().map(|(folder, _)| folder).collect();
+    let backups = keys.filter(|(_, name)| *name == "manifest.json").count();
     outcome.left_behind += folders.len() - backups;
     outcome.doubled += backups.saturating_sub(1);
     if status.phase == Phase::Succeeded {
