@@ -47,6 +47,8 @@ const RECOVER_LIMIT: Duration = Duration::from_mins(2);
 const PREPARE_LIMIT: Duration = Duration::from_mins(2);
 /// How often a status is written again at once because something else of the object had changed.
 const CONFLICT_TRIES: usize = 5;
+/// How long a run that is another's is left alone at least.
+const LOST_PAUSE: Duration = Duration::from_secs(1);
 /// Waits between tries to store a status.
 const WRITE_BACKOFF: [Duration; 4] =
     [Duration::from_millis(200), Duration::from_secs(1), Duration::from_secs(5), Duration::from_secs(15)];
@@ -160,6 +162,8 @@ impl RunTask {
             Err(Stop::Gone) => return true,
             Err(_) => {
                 tracing::warn!(run = %self.key.name, namespace = %self.key.namespace, "another process has the run by now");
+                // Or our watch is behind; it is not asked again and again until it has caught up.
+                tokio::time::sleep(LOST_PAUSE).await;
                 return false;
             }
             Ok(()) => {}

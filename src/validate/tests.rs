@@ -395,6 +395,7 @@ fn a_default_is_never_refused() {
 
 /// The fields that this version implements; every other one of the schema must stand in [`not_implemented`].
 const IMPLEMENTED: &[&str] = &[
+    "spec.activeDeadlineSeconds",
     "spec.archiveName",
     "spec.compression.level",
     "spec.destination.options",
