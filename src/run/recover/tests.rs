@@ -62,6 +62,7 @@ async fn backed_up(destination: &Faulty) -> Report {
         allow_empty: false,
         minimum_size: None,
         recipients: Vec::new(),
+        adopt: None,
     };
     let clock = FixedClock::at("2026-01-02T03:04:05Z".parse().expect("a time"));
     let progress = Progress::default();
