@@ -70,6 +70,10 @@ pub struct OperatorArgs {
     /// How many backups may work at once; the others wait
     #[arg(long, env = "UBO_MAX_CONCURRENT_RUNS", default_value_t = 4, value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..=1000))]
     pub max_concurrent_runs: usize,
+    /// Over how long ticks that were missed while the operator was away are spread when it is back: `90s`, `10m`, `1h`, or 0
+    /// for at once
+    #[arg(long, env = "UBO_CATCH_UP_WINDOW", default_value = "10m", value_parser = length_of_time)]
+    catch_up_window: Duration,
     /// How long running backups may take to end after SIGTERM, in seconds; keep it below the pod's grace period
     #[arg(long, env = "UBO_SHUTDOWN_GRACE_SECONDS", default_value_t = 570)]
     shutdown_grace_seconds: u32,
@@ -86,9 +90,32 @@ pub struct OperatorArgs {
 }
 
 impl OperatorArgs {
+    /// Over how long missed ticks are spread.
+    pub const fn catch_up_window(&self) -> Duration {
+        self.catch_up_window
+    }
+
     /// How long running backups may take to end after SIGTERM.
     pub fn shutdown_grace(&self) -> Duration {
         Duration::from_secs(u64::from(self.shutdown_grace_seconds))
+    }
+}
+
+/// A whole number of seconds, minutes or hours, up to a day.
+fn length_of_time(text: &str) -> Result<Duration, String> {
+    let number_ends = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(number_ends);
+    let seconds = match (unit, number) {
+        ("s", _) => 1,
+        ("m", _) => 60,
+        ("h", _) => 3600,
+        ("", "0") => 0,
+        _ => return Err("write it as 90s, 10m or 1h".into()),
+    };
+    let whole = number.parse::<u32>().ok().and_then(|number| u64::from(number).checked_mul(seconds));
+    match whole {
+        Some(seconds @ 0..=86_400) => Ok(Duration::from_secs(seconds)),
+        _ => Err("it is between 0 and 24h".into()),
     }
 }
 
@@ -144,6 +171,8 @@ mod tests {
             "ubo install --namespace shop --service-account dba",
             "ubo operator --max-concurrent-runs 8",
             "ubo operator --deny-destination-cidr 10.0.0.0/8,fd00::/8 --deny-destination-cidr 192.168.0.0/16",
+            "ubo operator --catch-up-window 0",
+            "ubo operator --catch-up-window 90s",
         ] {
             assert!(Args::try_parse_from(line.split(' ')).is_ok(), "{line}");
         }
@@ -153,6 +182,10 @@ mod tests {
             "ubo restore file:///backups",
             "ubo operator --max-concurrent-runs 0",
             "ubo operator --deny-destination-cidr 10.0.0.1/33",
+            "ubo operator --catch-up-window 10",
+            "ubo operator --catch-up-window 25h",
+            "ubo operator --catch-up-window 99999999999h",
+            "ubo operator --catch-up-window m",
         ] {
             assert!(Args::try_parse_from(line.split(' ')).is_err(), "{line}");
         }

@@ -147,6 +147,8 @@ reasons! {
     CancelRequested: Cancelled,
     /// The BackupRun or its BackupJob was deleted.
     Deleted: Cancelled,
+    /// `concurrencyPolicy: Replace`, and the schedule has started a later run.
+    Replaced: Cancelled,
 }
 
 impl fmt::Display for Reason {

@@ -21,6 +21,7 @@ use crate::error::{Failure, Reason};
 use crate::run::exclusive::Exclusive;
 use crate::run::supervisor::Supervisor;
 use crate::run::task::Shared;
+use crate::run::turns::Turns;
 use crate::telemetry::admin::Admin;
 use crate::telemetry::events::Events;
 use crate::telemetry::metrics::Metrics;
@@ -33,7 +34,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use surroundings::Surroundings;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 
@@ -103,7 +104,7 @@ pub async fn operate(args: &OperatorArgs) -> Result<(), Failure> {
         clock: Arc::clone(&clock),
         instance,
         cluster_id,
-        permits: Arc::new(Semaphore::new(args.max_concurrent_runs)),
+        turns: Turns::new(args.max_concurrent_runs),
         exclusive: Exclusive::default(),
         draining: CancellationToken::new(),
         leading: watch::Sender::new(false),
@@ -123,6 +124,7 @@ pub async fn operate(args: &OperatorArgs) -> Result<(), Failure> {
         ports,
         Supervisor::new(shared, with_task),
         &own_name,
+        args.catch_up_window(),
         (sender.clone(), receiver),
         epoch,
         Box::new(move || seen.open(Gate::Cluster)),

@@ -77,15 +77,21 @@ impl Observer for Observers {
                     );
                 }
             }
-            Happening::Skipped { tick, why: Skip::StillRunning } => {
-                tracing::info!(%job, %tick, "tick skipped: the run before it is not through");
-                self.metrics.ticks_skipped(TickSkip::RunStillActive, 1);
-                tell(
-                    EventKind::TickSkipped,
-                    format!(
-                        "{tick} starts nothing: a run of this BackupJob is not through (concurrencyPolicy: Forbid)"
-                    ),
-                );
+            Happening::Skipped { tick, why, missed } => {
+                let (word, text) = match why {
+                    Skip::StillRunning => {
+                        (TickSkip::RunStillActive, "a run of this BackupJob is not through (concurrencyPolicy: Forbid)")
+                    }
+                    Skip::DeadlinePassed => {
+                        (TickSkip::DeadlinePassed, "it could not be started within startingDeadlineSeconds")
+                    }
+                    Skip::Missed => (TickSkip::Missed, "it was missed (missedRuns: Skip)"),
+                };
+                tracing::info!(%job, %tick, why = word.as_str(), missed, "tick skipped");
+                self.metrics.ticks_skipped(word, 1);
+                self.metrics.ticks_skipped(TickSkip::Superseded, *missed);
+                let earlier = if *missed > 0 { format!("; {missed} earlier ticks were missed") } else { String::new() };
+                tell(EventKind::TickSkipped, format!("{tick} starts nothing: {text}{earlier}"));
             }
             Happening::NameTaken { run } => {
                 tracing::warn!(%job, %run, "the name of the tick's BackupRun is taken");

@@ -20,6 +20,7 @@ use crate::run::ports::{Claim, Claimed, Executor, Records, RunKey, StatusSink};
 use crate::run::supervisor::Supervisor;
 use crate::run::task::call;
 use crate::validate::ValidatedJob;
+use chrono::TimeDelta;
 use kube::core::ObjectMeta;
 use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
@@ -30,6 +31,9 @@ use world::{Action, World};
 
 /// The wall clock may jump, so it is looked at again at least this often.
 const LOOK_AGAIN: Duration = Duration::from_secs(10);
+
+/// So many claims are under way at once. More of them only wait in the API server instead of here.
+const CLAIMS_AT_ONCE: usize = 32;
 
 /// What a watch says of one kind of object.
 #[derive(Debug)]
@@ -115,23 +119,27 @@ pub struct Controller {
     /// Told to end: nothing is begun any more.
     draining: bool,
     epoch: watch::Sender<u64>,
+    /// How many claims may be under way.
+    claims: Arc<Semaphore>,
 }
 
 impl Controller {
-    /// A controller that reads `signals`; its own tasks report through `sender`. `ready` is called when all that is in the
-    /// cluster has been seen. The watches begin anew, with a list of everything, whenever `epoch` changes: a process that
-    /// begins to lead decides from what is stored then, not from what its watches have brought so far.
+    /// A controller that reads `signals`; its own tasks report through `sender`. Ticks that are made up for after downtime
+    /// are spread over `catch_up_window`. `ready` is called when all that is in the cluster has been seen. The watches begin
+    /// anew, with a list of everything, whenever `epoch` changes: a process that begins to lead decides from what is stored
+    /// then, not from what its watches have brought so far.
     pub fn new(
         ports: Ports,
         supervisor: Supervisor,
         instance: &str,
+        catch_up_window: Duration,
         (sender, signals): (mpsc::Sender<Signal>, mpsc::Receiver<Signal>),
         epoch: watch::Sender<u64>,
         ready: Box<dyn Fn() + Send>,
     ) -> Self {
         Self {
             ports,
-            world: World::of(instance),
+            world: World::new(instance, TimeDelta::from_std(catch_up_window).unwrap_or(TimeDelta::MAX)),
             supervisor,
             signals,
             sender,
@@ -143,6 +151,7 @@ impl Controller {
             duty: Duty::Follows,
             draining: false,
             epoch,
+            claims: Arc::new(Semaphore::new(CLAIMS_AT_ONCE)),
         }
     }
 
@@ -162,7 +171,7 @@ impl Controller {
                     patient = false;
                     self.supervisor.cancel_all(Reason::OperatorShutdown);
                 }
-                (run, over) = self.supervisor.ended() => self.world.task_ended(&run, over),
+                (run, job, over) = self.supervisor.ended() => self.world.task_ended(&run, &job, over),
                 signal = self.signals.recv() => match signal {
                     Some(signal) => self.take(signal),
                     None => return,
@@ -244,9 +253,9 @@ impl Controller {
                 }
                 self.world.apply_run(*run);
             }
-            Signal::Run(Seen::Delete(run)) => self.world.delete_run(&run),
+            Signal::Run(Seen::Delete(run)) => self.world.delete_run(&run, now),
             Signal::Run(Seen::Unreadable { metadata, why }) => match (metadata.uid, why) {
-                (Some(uid), None) => self.world.forget_run(&uid),
+                (Some(uid), None) => self.world.forget_run(&uid, now),
                 (uid, Some(why)) => {
                     tracing::warn!(run = ?metadata.name, namespace = ?metadata.namespace, why, "a BackupRun cannot be read");
                     if let (Some((_, shown)), Some(uid)) = (&mut self.shown_runs, uid) {
@@ -257,7 +266,7 @@ impl Controller {
             },
             Signal::Run(Seen::Complete) => {
                 if let Some((epoch, shown)) = self.shown_runs.take() {
-                    self.world.retain_runs(&shown);
+                    self.world.retain_runs(&shown, now);
                     let new = epoch == *self.epoch.borrow();
                     self.note_complete(|complete| complete.1 |= new);
                 }
@@ -325,7 +334,9 @@ impl Controller {
         match action {
             Action::Claim(claim, missed) => {
                 let (records, sender) = (Arc::clone(&self.ports.records), self.sender.clone());
+                let turns = Arc::clone(&self.claims);
                 tokio::spawn(async move {
+                    let _turn = turns.acquire().await; // never closed
                     let result = call(records.claim(&claim)).await;
                     let _ = sender.send(Signal::ClaimEnded(claim, missed, result)).await; // nobody listens at the end
                 });

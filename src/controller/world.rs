@@ -66,7 +66,6 @@ struct Job {
     status: BackupJobStatus,
     /// What was last handed to the writer (or found); the writer sees to it that it is stored.
     handed: Option<BackupJobStatus>,
-    claim_not_before: Option<DateTime<Utc>>,
     claiming: bool,
     told_not_ready: Option<Reason>,
 }
@@ -120,7 +119,10 @@ impl World {
             old.as_ref().map_or_else(|| object.status.clone().unwrap_or_default(), |old| old.status.clone());
         status.schedule_anchor = Some(anchor(&object, status.schedule_anchor.as_ref(), now));
         match &valid {
-            Ok(valid) if !going => self.index.apply(reference.clone(), entry(valid, &status)),
+            Ok(valid) if !going => {
+                self.index.apply(reference.clone(), entry(valid, &status));
+                self.index.offer(reference, now); // an edit may have mended what kept a tick from being claimed
+            }
             _ => self.index.delete(reference),
         }
         if going {
@@ -137,7 +139,6 @@ impl World {
             access: None,
             access_due: now,
             checking: false,
-            claim_not_before: None,
             claiming: old.as_ref().is_some_and(|old| old.claiming),
             told_not_ready: old.and_then(|old| old.told_not_ready),
         };
@@ -197,12 +198,18 @@ impl World {
         }
     }
 
+    /// Whether ticks are claimed at all. While they are not, they gather in the index.
+    fn claims(&self) -> bool {
+        self.synced && self.policy.is_none()
+    }
+
     /// When something becomes due by itself.
     pub fn next_wakeup(&self) -> Option<DateTime<Utc>> {
         if !self.duty.leading {
             return None;
         }
-        self.index.next_wakeup().into_iter().chain(self.alarms.first().map(|(at, _)| *at)).min()
+        let tick = if self.claims() { self.index.next_wakeup() } else { None };
+        tick.into_iter().chain(self.alarms.first().map(|(at, _)| *at)).min()
     }
 
     /// What is to be done now. `has_task` says which runs are at work in this process.
@@ -215,9 +222,8 @@ impl World {
             self.decide_as_follower(has_task, &mut actions);
             return actions;
         }
-        let due = self.index.due(now);
-        if self.policy.is_none() {
-            self.decide_ticks(due, now, &mut actions);
+        if self.claims() {
+            self.decide_ticks(now, &mut actions);
         }
         self.decide_alarms(now, &mut actions);
         for reference in std::mem::take(&mut self.dirty) {

@@ -6,11 +6,13 @@ pub mod exclusive;
 pub mod guard;
 pub mod observer;
 pub mod ports;
+pub mod queue;
 pub mod record;
 pub mod recover;
 pub mod report;
 pub mod supervisor;
 pub mod task;
+pub mod turns;
 
 use crate::api::names::{JobRef, ObjectKey, RunName, Uid};
 use chrono::{DateTime, Utc};

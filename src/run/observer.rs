@@ -23,6 +23,10 @@ pub struct Subject {
 pub enum Skip {
     /// `concurrencyPolicy: Forbid`, and a run of the job is not through.
     StillRunning,
+    /// It could not be claimed within `startingDeadlineSeconds` after its start.
+    DeadlinePassed,
+    /// It was missed, and `missedRuns: Skip` says that it is not made up for.
+    Missed,
 }
 
 /// Something that happened.
@@ -32,7 +36,7 @@ pub enum Happening {
     Claimed {
         /// The nominal tick.
         tick: DateTime<Utc>,
-        /// How long after it.
+        /// How long after it was meant to start.
         lag: Duration,
         /// Earlier ticks that nobody claimed and that are not made up for.
         missed: u32,
@@ -43,6 +47,8 @@ pub enum Happening {
         tick: DateTime<Utc>,
         /// Why.
         why: Skip,
+        /// Earlier ticks that nobody claimed and that are not made up for.
+        missed: u32,
     },
     /// The name that a tick's run must have belongs to something else.
     NameTaken {

@@ -34,6 +34,8 @@ pub struct Claim {
     pub run: RunName,
     /// The nominal tick.
     pub tick: DateTime<Utc>,
+    /// When the run was meant to start: the tick and its jitter.
+    pub start: DateTime<Utc>,
 }
 
 /// What became of a claim.

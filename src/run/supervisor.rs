@@ -21,7 +21,7 @@ pub struct Supervisor {
     shared: Arc<Shared>,
     active: HashMap<RunKey, Active>,
     count: Arc<AtomicUsize>,
-    tasks: JoinSet<(RunKey, bool)>,
+    tasks: JoinSet<(RunKey, JobRef, bool)>,
 }
 
 impl Supervisor {
@@ -58,14 +58,14 @@ impl Supervisor {
             run.metadata.owner_references.iter().flatten().find(|o| o.kind == "BackupJob").map(|o| o.uid.clone());
         self.active.insert(key.clone(), Active { cancel: cancel.clone(), owner });
         self.count.store(self.active.len(), Ordering::Relaxed);
-        let task = RunTask::new(Arc::clone(&self.shared), key.clone(), run, job, cancel);
+        let task = RunTask::new(Arc::clone(&self.shared), key.clone(), run, job.clone(), cancel);
         self.tasks.spawn(async move {
             // A panic must not leave the entry behind, so the run's own future is a task of its own.
             let over = tokio::spawn(task.live()).await.unwrap_or_else(|fault| {
                 tracing::error!(run = %key.name, namespace = %key.namespace, %fault, "the run's task ended in a fault");
                 false
             });
-            (key, over)
+            (key, job, over)
         });
     }
 
@@ -83,14 +83,14 @@ impl Supervisor {
         }
     }
 
-    /// The next run whose task has ended, and whether the run is over; pending for ever while there is none.
-    pub async fn ended(&mut self) -> (RunKey, bool) {
+    /// The next run whose task has ended, its BackupJob, and whether the run is over; pending for ever while there is none.
+    pub async fn ended(&mut self) -> (RunKey, JobRef, bool) {
         loop {
             match self.tasks.join_next().await {
-                Some(Ok((key, over))) => {
+                Some(Ok((key, job, over))) => {
                     self.active.remove(&key);
                     self.count.store(self.active.len(), Ordering::Relaxed);
-                    return (key, over);
+                    return (key, job, over);
                 }
                 Some(Err(_)) => {} // its inner task catches everything; nothing else can fail
                 None => std::future::pending::<()>().await,

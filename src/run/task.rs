@@ -6,7 +6,8 @@
 //! 1. An attempt that is open is closed (`OperatorRestarted`): whoever executed it is gone, or the run had a task. What it
 //!    left at the destination is cleared away first; a backup that is whole is taken for what it is. The second time that
 //!    this happens to a run, it has failed (`CrashLoop`).
-//! 2. Wait: for the back-off, for the job's other runs, for a permit, for the target's backup directory. Phase `Pending`.
+//! 2. Wait: for the back-off, for a turn in the queue and for the job's other runs (`waiting`), for the target's backup
+//!    directory. Phase `Pending`.
 //! 3. The attempt is opened *in the stored status*; only then its work starts. A crash from here on counts as an attempt.
 //! 4. The work ends, or is cancelled and cleans up. The status is written until it is stored: what happened to a backup
 //!    is never known to this process alone.
@@ -20,6 +21,7 @@ use super::observer::{Happening, Observer, Subject};
 use super::ports::{Executor, Prepared, Records, RunKey, RunWritten};
 use super::record::{self, Next, Retry};
 use super::report::{Ownership, Progress, Recovered, Report};
+use super::turns::Turns;
 use super::{AttemptId, Phase};
 use crate::api::backup_job::BackupJob;
 use crate::api::backup_run::{BackupRun, BackupRunStatus};
@@ -32,8 +34,10 @@ use chrono::{DateTime, Utc};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
+
+mod waiting;
 
 /// How often live byte counts are written (`product.md` section 2).
 const PROGRESS_EVERY: Duration = Duration::from_secs(10);
@@ -67,8 +71,8 @@ pub struct Shared {
     pub instance: String,
     /// UID of kube-system.
     pub cluster_id: Uid,
-    /// How many attempts may work at once.
-    pub permits: Arc<Semaphore>,
+    /// How many attempts may work at once, and whose turn it is.
+    pub turns: Turns,
     /// What one attempt has for itself.
     pub exclusive: Exclusive,
     /// Set when this process is to end: no attempt is begun any more.
@@ -113,12 +117,16 @@ pub struct RunTask {
     deadline: Option<tokio::time::Instant>,
     /// `activeDeadlineSeconds`.
     limit: Duration,
+    /// Whether it is to be the only run of its BackupJob at work; not known before the BackupJob was looked at.
+    alone: Option<bool>,
 }
 
 impl RunTask {
     /// A task for `run`, which is not final.
     pub fn new(shared: Arc<Shared>, key: RunKey, run: BackupRun, job: JobRef, cancel: Cancel) -> Self {
         let status = run.status.clone().unwrap_or_default();
+        let owner = run.metadata.owner_references.iter().flatten().find(|owner| owner.kind == "BackupJob");
+        let job_uid = owner.and_then(|owner| Uid::new(owner.uid.clone()).ok());
         let version = run.metadata.resource_version.clone().unwrap_or_default();
         Self {
             shared,
@@ -129,9 +137,10 @@ impl RunTask {
             version,
             cancel,
             job,
-            job_uid: None,
+            job_uid,
             deadline: None,
             limit: ACTIVE_DEADLINE,
+            alone: None,
         }
     }
 
@@ -151,6 +160,7 @@ impl RunTask {
             Err(Stop::Cancelled(cause)) => {
                 let message = match cause {
                     Reason::Deleted => "deleted before it was through",
+                    Reason::Replaced => "a later run took its place (concurrencyPolicy: Replace)",
                     _ => "spec.cancel was set",
                 };
                 self.finish(Phase::Cancelled, cause, message).await
@@ -249,33 +259,15 @@ impl RunTask {
         }
         self.note_deadline(self.stored_deadline());
         self.check_cancel()?;
-        let owner = self.find_job().await?;
-        let shared = Arc::clone(&self.shared);
-        match self.insist(|| shared.records.adopt(&self.run, &owner)).await? {
-            None => return Err(Stop::Gone),
-            Some(now) => self.note_seen(&now)?,
+        if !self.is_claimed() {
+            self.take_up().await?;
         }
         let mut not_before = record::resume_at(&self.status, self.stored_retry());
         loop {
             if let Some(at) = not_before {
                 self.wait_until(at).await?;
             }
-            // One run of a job at a time, whoever asked for it: that is what Forbid promises.
-            let shared = Arc::clone(&self.shared);
-            let job_key = format!("job/{}", self.job_uid.as_ref().map_or("", Uid::as_str));
-            let _job_turn = if let Some(turn) = shared.exclusive.try_lock(&job_key) {
-                turn
-            } else {
-                self.say_waiting("waits for another run of the same BackupJob to end").await?;
-                self.or_cancel(shared.exclusive.lock(&job_key)).await?
-            };
-            let _permit = if let Ok(permit) = Arc::clone(&shared.permits).try_acquire_owned() {
-                permit
-            } else {
-                self.say_waiting("waits for its turn: as many backups as allowed are at work").await?;
-                let acquired = self.or_cancel(Arc::clone(&shared.permits).acquire_owned()).await?;
-                acquired.map_err(|_| Stop::Cancelled(Reason::OperatorShutdown))?
-            };
+            let _turns = self.turn().await?;
             match self.one_attempt().await? {
                 Next::Over => return Ok(()),
                 Next::Retry(at) => not_before = Some(at),
@@ -490,15 +482,6 @@ impl RunTask {
         }
         self.version = now.metadata.resource_version.clone().unwrap_or_default();
         Ok(())
-    }
-
-    async fn say_waiting(&mut self, why: &str) -> Result<(), Stop> {
-        if self.status.message.as_deref() == Some(why) && self.status.phase == Phase::Pending {
-            return Ok(());
-        }
-        self.status.phase = Phase::Pending;
-        self.status.message = Some(why.to_owned());
-        self.persist().await
     }
 
     async fn wait_until(&self, at: DateTime<Utc>) -> Result<(), Stop> {

@@ -7,20 +7,30 @@
 //! Ticks of a job count from its *floor*: the later of the anchor, as the API server has it, and the last tick that was
 //! handled, as this process knows it. The second half matters because the watch lags: a status read back late must not
 //! make a tick due again. When `due` finds ticks between the floor and now, the last of them becomes the job's one
-//! *waiting* tick; the earlier ones are counted and let go. It stays waiting, and `due` repeats it, until it is `handled`,
-//! or until the next tick takes its place. `next_wakeup` looks past waiting ticks, so that a claim that fails is tried
-//! again by whoever claims, at his pace, and nobody spins.
+//! *waiting* tick; the earlier ones are counted and let go. It waits for its start: its time and its jitter, or, where it
+//! is found late (more than [`LATE`]), a place in the catch-up window. Then `due` hands it out, **once**: whoever has it
+//! says that it is `handled`, or `offer`s it again for a later time. The next tick takes the place of one that is not
+//! handled. So a claim that fails is tried again at the pace of whoever claims, nobody spins, and a look costs what is
+//! due, not what there is.
 //!
-//! A clock that jumps back withdraws waiting ticks that lie in the future again, and never brings back a handled one; a
+//! A tick that is made up for is held back at most to the middle between now and the next tick, or its starting deadline,
+//! so that it falls to neither.
+//!
+//! A clock that jumps back withdraws what waits for a time that has not come, and never brings back a handled tick; a
 //! clock that jumps ahead gives the latest tick only.
 
 use super::cron::Schedule;
+use super::spread;
 use crate::api::names::{JobRef, Uid};
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use std::collections::{BTreeSet, HashMap, HashSet};
 
 #[cfg(test)]
 mod tests;
+
+/// A tick that is found so long after its start counts as missed: it is made up for, or skipped, as `missedRuns` says. More
+/// than the change of the leader takes (15 s, `kubernetes.md` 3.4), less than anybody would call late.
+pub const LATE: TimeDelta = TimeDelta::seconds(60);
 
 /// What the index needs to know of a BackupJob.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,6 +41,13 @@ pub struct Entry {
     pub schedule: Option<Schedule>,
     /// Nothing is due while this is set.
     pub suspend: bool,
+    /// Longest time by which a start is moved behind its tick; at most half the interval counts.
+    pub jitter: TimeDelta,
+    /// After its start (jitter included), how long a tick is still good: a tick that is made up for is not held back for
+    /// longer.
+    pub deadline: Option<TimeDelta>,
+    /// A tick that is found late is held back somewhere in the catch-up window; otherwise it is handed out at once.
+    pub spread: bool,
     /// Since when ticks count: the latest of `scheduleAnchor`, `lastScheduleTime` and the creation. A tick at this very
     /// instant does not count (it is the one that was handled); the tick of a job without schedule is this instant.
     pub anchor: DateTime<Utc>,
@@ -38,7 +55,7 @@ pub struct Entry {
     pub once_done: bool,
 }
 
-/// A tick that waits to be claimed.
+/// A tick that is to be claimed now.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Due {
     /// Whose.
@@ -47,6 +64,8 @@ pub struct Due {
     pub uid: Uid,
     /// The nominal time, on a whole minute; of a job without schedule its anchor, as it is.
     pub tick: DateTime<Utc>,
+    /// When it was meant to start: the tick and its jitter.
+    pub start: DateTime<Utc>,
     /// How many ticks before this one were let go since the last handled one; counted up to
     /// [`super::cron::Missed::LIMIT`] at a time.
     pub missed: u32,
@@ -68,7 +87,12 @@ struct Slot {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Waiting {
     tick: DateTime<Utc>,
+    start: DateTime<Utc>,
     missed: u32,
+    /// When it is handed out; `None`: it has been.
+    at: Option<DateTime<Utc>>,
+    /// It was handed out before, so that `at` is a time that somebody offered and no time of its own.
+    returned: bool,
 }
 
 impl Slot {
@@ -84,7 +108,7 @@ impl Slot {
     }
 
     /// Takes the ticks up to `now` together into the waiting one.
-    fn collect(&mut self, now: DateTime<Utc>) {
+    fn collect(&mut self, job: &JobRef, now: DateTime<Utc>, window: TimeDelta) {
         let Some(next) = self.next.filter(|next| *next <= now) else { return };
         let (tick, earlier) = match &self.entry.schedule {
             // From the next tick on: itself, and what came after it.
@@ -95,7 +119,29 @@ impl Slot {
             None => (next, 0),
         };
         let before = self.waiting.map_or(0, |waiting| waiting.missed.saturating_add(1));
-        self.waiting = Some(Waiting { tick, missed: before.saturating_add(earlier) });
+        let (start, at) = self.place(job, tick, now, window);
+        self.waiting =
+            Some(Waiting { tick, start, missed: before.saturating_add(earlier), at: Some(at), returned: false });
+    }
+
+    /// When a tick is meant to start, and when it is handed out.
+    fn place(
+        &self,
+        job: &JobRef,
+        tick: DateTime<Utc>,
+        now: DateTime<Utc>,
+        window: TimeDelta,
+    ) -> (DateTime<Utc>, DateTime<Utc>) {
+        let Some(schedule) = &self.entry.schedule else { return (tick, tick) };
+        let next = schedule.next_after(tick);
+        let half = next.map_or(TimeDelta::MAX, |next| (next - tick) / 2);
+        let start = tick + spread::jitter(job, tick, self.entry.jitter.min(half));
+        if !self.entry.spread || now - start <= LATE {
+            return (start, start);
+        }
+        let to_next = next.map_or(TimeDelta::MAX, |next| (next - now) / 2);
+        let good_for = self.entry.deadline.map_or(TimeDelta::MAX, |deadline| (start + deadline - now) / 2);
+        (start, now + spread::catch_up(job, tick, now, window.min(to_next).min(good_for)))
     }
 }
 
@@ -105,14 +151,23 @@ pub struct Index {
     slots: HashMap<JobRef, Slot>,
     /// Of every slot with a `next`: that, and whose.
     wakeups: BTreeSet<(DateTime<Utc>, JobRef)>,
-    /// Jobs with a waiting tick, by name, so that the order is the same every time.
-    waiting: BTreeSet<JobRef>,
+    /// Of every slot with a waiting tick that is not handed out yet: when it will be, and whose.
+    ripening: BTreeSet<(DateTime<Utc>, JobRef)>,
+    /// Ticks that are made up for are spread over so much time.
+    window: TimeDelta,
+    /// The time of the last look, to see a clock that jumps back.
+    looked: Option<DateTime<Utc>>,
 }
 
 impl Index {
-    /// An empty index.
-    pub fn new() -> Self {
-        Self::default()
+    /// Over how long ticks that are made up for are spread.
+    pub fn catch_up_window(&self) -> TimeDelta {
+        self.window
+    }
+
+    /// An empty index that spreads ticks that are made up for over `window`.
+    pub fn new(window: TimeDelta) -> Self {
+        Self { window, ..Self::default() }
     }
 
     /// Adds a job, or takes over what changed about it.
@@ -127,7 +182,8 @@ impl Index {
             slot.floor = slot.floor.max(old.floor);
             slot.once_done |= old.once_done || old.entry.schedule.is_some();
             // A tick that waits keeps its count as long as it is still one that is meant.
-            let same = old.entry.schedule == slot.entry.schedule && !slot.entry.suspend;
+            let same = old.entry.schedule == slot.entry.schedule && old.entry.jitter == slot.entry.jitter;
+            let same = same && !slot.entry.suspend;
             let still = |waiting: &Waiting| match slot.entry.schedule {
                 Some(_) => waiting.tick > slot.floor,
                 None => waiting.tick == slot.entry.anchor && !slot.once_done,
@@ -160,24 +216,52 @@ impl Index {
         gone
     }
 
-    /// Every tick that waits at `now`, by job: at most one for each.
+    /// Every tick whose time has come at `now`, by that time and name: at most one for each job, and each once (see
+    /// [`Index::offer`]).
     pub fn due(&mut self, now: DateTime<Utc>) -> Vec<Due> {
-        self.withdraw_future(now);
+        if self.looked.replace(now).is_some_and(|before| now < before) {
+            self.withdraw_future(now);
+        }
         while let Some((at, job)) = self.wakeups.pop_first() {
             if at > now {
                 self.wakeups.insert((at, job));
                 break;
             }
             let Some(mut slot) = self.slots.remove(&job) else { continue };
-            slot.collect(now);
+            self.forget(&job, &slot);
+            slot.collect(&job, now, self.window);
             self.insert(job, slot);
         }
-        let found = self.waiting.iter().filter_map(|job| {
-            let slot = self.slots.get(job)?;
-            let Waiting { tick, missed } = slot.waiting?;
-            Some(Due { job: job.clone(), uid: slot.entry.uid.clone(), tick, missed })
-        });
-        found.collect()
+        let mut found = Vec::new();
+        while let Some((at, job)) = self.ripening.pop_first() {
+            if at > now {
+                self.ripening.insert((at, job));
+                break;
+            }
+            let Some(slot) = self.slots.get_mut(&job) else { continue };
+            let Some(waiting) = &mut slot.waiting else { continue };
+            waiting.at = None;
+            let Waiting { tick, start, missed, .. } = *waiting;
+            found.push(Due { uid: slot.entry.uid.clone(), job, tick, start, missed });
+        }
+        found
+    }
+
+    /// Gives back a tick that `due` has handed out and that nobody has handled: it is handed out again at `at`, or at an
+    /// earlier time that was offered. What waits for a time of its own is left alone.
+    pub fn offer(&mut self, job: &JobRef, at: DateTime<Utc>) {
+        let Some(slot) = self.slots.get_mut(job) else { return };
+        let Some(waiting) = &mut slot.waiting else { return };
+        let stale = match waiting.at {
+            None => None,
+            Some(before) if waiting.returned && at < before => Some(before),
+            Some(_) => return,
+        };
+        if let Some(before) = stale {
+            self.ripening.remove(&(before, job.clone()));
+        }
+        (waiting.at, waiting.returned) = (Some(at), true);
+        self.ripening.insert((at, job.clone()));
     }
 
     /// A tick has become a run, or was skipped for a reason: it and what came before it are never due again.
@@ -190,9 +274,9 @@ impl Index {
         self.insert(job, slot);
     }
 
-    /// When there will be something in `due` that is not in it yet.
+    /// When `due` is to be asked again.
     pub fn next_wakeup(&self) -> Option<DateTime<Utc>> {
-        self.wakeups.first().map(|(at, _)| *at)
+        self.wakeups.first().into_iter().chain(self.ripening.first()).map(|(at, _)| *at).min()
     }
 
     /// The tick that waits, or else the next one; `None` for a job that is suspended, done or unknown.
@@ -213,11 +297,11 @@ impl Index {
 
     /// Takes back what waits for a time that has not come: the clock has jumped back.
     fn withdraw_future(&mut self, now: DateTime<Utc>) {
-        let early = |job: &&JobRef| {
-            let waiting = self.slots.get(*job).and_then(|slot| slot.waiting);
-            waiting.is_some_and(|waiting| waiting.tick > now)
+        let early = |(job, slot): (&JobRef, &Slot)| {
+            let waiting = slot.waiting?;
+            (waiting.tick > now || waiting.at.is_some_and(|at| at > now)).then(|| job.clone())
         };
-        let early: Vec<JobRef> = self.waiting.iter().filter(early).cloned().collect();
+        let early: Vec<JobRef> = self.slots.iter().filter_map(early).collect();
         for job in early {
             let Some(mut slot) = self.slots.remove(&job) else { continue };
             self.forget(&job, &slot);
@@ -232,8 +316,8 @@ impl Index {
         if let Some(next) = slot.next {
             self.wakeups.insert((next, job.clone()));
         }
-        if slot.waiting.is_some() {
-            self.waiting.insert(job.clone());
+        if let Some(at) = slot.waiting.and_then(|waiting| waiting.at) {
+            self.ripening.insert((at, job.clone()));
         }
         self.slots.insert(job, slot);
     }
@@ -243,6 +327,8 @@ impl Index {
         if let Some(next) = slot.next {
             self.wakeups.remove(&(next, job.clone()));
         }
-        self.waiting.remove(job);
+        if let Some(at) = slot.waiting.and_then(|waiting| waiting.at) {
+            self.ripening.remove(&(at, job.clone()));
+        }
     }
 }

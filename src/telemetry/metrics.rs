@@ -137,6 +137,10 @@ words! {
     TickSkip {
         /// `concurrencyPolicy: Forbid`, and a run of the job is not finished.
         RunStillActive,
+        /// It could not be claimed within `startingDeadlineSeconds`.
+        DeadlinePassed,
+        /// It was missed, and `missedRuns: Skip` says that it is not made up for.
+        Missed,
         /// A later tick was due too: only the latest is made up for.
         Superseded,
         /// Another object has the name until the next tick.

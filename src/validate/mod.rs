@@ -1,7 +1,7 @@
 //! **P** BackupJob to [`ValidatedJob`]: parse once, all errors at once, each with its field path.
 //!
 //! `read` takes the document apart, every struct without `..`, so that a new field cannot be forgotten; `later` names
-//! what is not implemented; `problems` collects; `options`, `dump_form` and `quantity` read the little languages. What
+//! what is not implemented; `timing` says how ticks are taken; `problems` collects; `options`, `dump_form` and `quantity` read the little languages. What
 //! the schema's CEL rules say is said here again: an object may be older than the schema, and the command line has none.
 
 use crate::api::backup_job::BackupJob;
@@ -23,11 +23,13 @@ mod quantity;
 mod read;
 #[cfg(test)]
 mod tests;
+mod timing;
 
 pub use dump_form::dump_form;
 pub use problems::Invalid;
 pub use quantity::bytes as quantity_in_bytes;
 pub use read::{ACTIVE_DEADLINE, is_object_name};
+pub use timing::{Concurrency, Timing};
 
 /// Default of `strategy.directory`.
 pub const DEFAULT_DIRECTORY: &str = "/backup";
@@ -120,13 +122,6 @@ pub struct DestinationPlan {
     pub secret: Option<String>,
 }
 
-/// What to do when a run of the same job is still at work.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Concurrency {
-    /// The tick is skipped.
-    Forbid,
-}
-
 /// A BackupJob that holds. Only what this version implements can be in it.
 #[derive(Clone, Debug)]
 pub struct ValidatedJob {
@@ -140,8 +135,8 @@ pub struct ValidatedJob {
     pub schedule: Option<Schedule>,
     /// No ticks while set.
     pub suspend: bool,
-    /// What to do when a run is still at work.
-    pub concurrency: Concurrency,
+    /// How ticks are taken.
+    pub timing: Timing,
     /// What is backed up.
     pub target: Target,
     /// How.

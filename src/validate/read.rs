@@ -3,14 +3,14 @@
 
 use super::problems::{Invalid, Problems};
 use super::{
-    Concurrency, DEFAULT_DIRECTORY, DEFAULT_SERVICE_ACCOUNT, DestinationPlan, Dump, DumpForm, Target, ValidatedJob,
-    WorkloadKind, dump_form, later, options, pod_selector, quantity,
+    DEFAULT_DIRECTORY, DEFAULT_SERVICE_ACCOUNT, DestinationPlan, Dump, DumpForm, Target, Timing, ValidatedJob,
+    WorkloadKind, dump_form, later, options, pod_selector, quantity, timing::timing,
 };
 use crate::api::ANNOTATION_ADOPT;
 use crate::api::backup_job::{
-    BackupJob, BackupJobSpec, CompressionSpec, ConcurrencyPolicy, DeletionPolicy, DestinationSpec, DestinationType,
-    EncryptionSpec, GuardSpec, MissedRuns, NamedDestination, OnChange, Output, PodChoice, RetrySpec, StrategySpec,
-    StrategyType, TargetKind, TargetSpec, Via,
+    BackupJob, BackupJobSpec, CompressionSpec, DeletionPolicy, DestinationSpec, DestinationType, EncryptionSpec,
+    GuardSpec, NamedDestination, OnChange, Output, PodChoice, RetrySpec, StrategySpec, StrategyType, TargetKind,
+    TargetSpec, Via,
 };
 use crate::api::names::{JobName, JobRef, Namespace, ObjectKey, Uid};
 use crate::archive::encrypt::Recipient;
@@ -73,6 +73,7 @@ fn taken<T>(path: impl fmt::Display, value: Result<T, crate::error::Failure>, pr
 struct Parts {
     schedule: Option<Schedule>,
     suspend: bool,
+    timing: Timing,
     target: Target,
     dump: Dump,
     destination: DestinationPlan,
@@ -98,7 +99,7 @@ impl Parts {
             created,
             schedule: self.schedule,
             suspend: self.suspend,
-            concurrency: Concurrency::Forbid,
+            timing: self.timing,
             target: self.target,
             dump: self.dump,
             destination: self.destination,
@@ -158,10 +159,13 @@ fn spec(spec: &BackupJobSpec, identity: Option<&Identity>, problems: &mut Proble
         schedule(expression.as_deref(), time_zone.as_deref(), &Origin::of(&identity.job, identity.created), problems)
     });
 
-    problems.unsupported_field("spec.startingDeadlineSeconds", starting_deadline_seconds.is_some());
-    problems.default_only("spec.concurrencyPolicy", concurrency_policy.as_ref(), &ConcurrencyPolicy::Forbid);
-    problems.default_only("spec.missedRuns", missed_runs.as_ref(), &MissedRuns::RunLatest);
-    problems.default_only("spec.jitterSeconds", jitter_seconds.as_ref(), &0);
+    let timing = timing(
+        concurrency_policy.as_ref(),
+        *jitter_seconds,
+        *starting_deadline_seconds,
+        missed_runs.as_ref(),
+        problems,
+    );
     let active_deadline = active_deadline_seconds.map_or(ACTIVE_DEADLINE, |seconds| {
         let seconds = within("spec.activeDeadlineSeconds", seconds, 1..=31_536_000, problems);
         Duration::from_secs(u64::try_from(seconds).unwrap_or(0))
@@ -195,6 +199,7 @@ fn spec(spec: &BackupJobSpec, identity: Option<&Identity>, problems: &mut Proble
     Some(Parts {
         schedule: schedule?.ok()?,
         suspend: suspend.unwrap_or(false),
+        timing,
         target: target?,
         dump: dump?,
         destination: destination?,

@@ -114,6 +114,13 @@ fn what_is_implemented_is_read() {
     assert_eq!(job("spec.successfulRunsHistoryLimit", json!(0)).keep_successful, 0);
     assert_eq!(job("spec.failedRunsHistoryLimit", json!(9)).keep_failed, 9);
     assert!(job("spec.suspend", json!(true)).suspend);
+    assert_eq!(job("spec.suspend", Value::Null).timing, Timing::default());
+    assert_eq!(job("spec.concurrencyPolicy", json!("Allow")).timing.concurrency, Concurrency::Allow);
+    assert_eq!(job("spec.concurrencyPolicy", json!("Replace")).timing.concurrency, Concurrency::Replace);
+    assert!(!job("spec.missedRuns", json!("Skip")).timing.make_up);
+    assert_eq!(job("spec.jitterSeconds", json!(300)).timing.jitter, chrono::TimeDelta::minutes(5));
+    let deadline = job("spec.startingDeadlineSeconds", json!(0)).timing.starting_deadline;
+    assert_eq!(deadline, Some(chrono::TimeDelta::zero()));
     assert!(job("spec.schedule", Value::Null).schedule.is_none());
     let schedule = job("spec.timeZone", json!("Europe/Berlin")).schedule.expect("a schedule");
     assert_eq!(schedule.zone_name(), "Europe/Berlin");
@@ -137,6 +144,9 @@ fn what_does_not_hold_is_refused_with_its_path_and_reason() {
         ("spec.schedule", json!("TZ=UTC 0 2 * * *"), "spec.schedule", Reason::InvalidSchedule),
         ("spec.timeZone", json!("Mars/Olympus"), "spec.timeZone", Reason::InvalidTimeZone),
         ("spec.timeZone", json!(""), "spec.timeZone", Reason::InvalidTimeZone),
+        ("spec.jitterSeconds", json!(86_401), "spec.jitterSeconds", Reason::InvalidSpec),
+        ("spec.startingDeadlineSeconds", json!(-1), "spec.startingDeadlineSeconds", Reason::InvalidSpec),
+        ("spec.startingDeadlineSeconds", json!(i64::MAX), "spec.startingDeadlineSeconds", Reason::InvalidSpec),
         ("spec.target.name", json!("Not A Name"), "spec.target.name", Reason::InvalidSpec),
         ("spec.target.namespace", json!("a.b"), "spec.target.namespace", Reason::InvalidSpec),
         ("spec.target.container", json!("-x"), "spec.target.container", Reason::InvalidSpec),
@@ -289,11 +299,8 @@ fn not_implemented() -> Vec<(&'static str, Value, &'static str)> {
         field("spec.strategy.output", json!("Socket")),
         ("spec.strategy.before", json!({ "command": "x", "timeoutSeconds": 3 }), "spec.strategy.before"),
         ("spec.strategy.after", json!({ "command": "x", "timeoutSeconds": 3 }), "spec.strategy.after"),
-        field("spec.startingDeadlineSeconds", json!(60)),
-        field("spec.concurrencyPolicy", json!("Allow")),
-        field("spec.concurrencyPolicy", json!("Replace")),
-        field("spec.missedRuns", json!("Skip")),
-        field("spec.jitterSeconds", json!(1)),
+        field("spec.concurrencyPolicy", json!("Queue")),
+        field("spec.missedRuns", json!("RunAll")),
         ("spec.retention.keepLast", json!(1), "spec.retention"),
         ("spec.retention.keepHourly", json!(1), "spec.retention"),
         ("spec.retention.keepDaily", json!(1), "spec.retention"),
@@ -404,10 +411,12 @@ const IMPLEMENTED: &[&str] = &[
     "spec.failedRunsHistoryLimit",
     "spec.guard.allowEmpty",
     "spec.guard.minimumSize",
+    "spec.jitterSeconds",
     "spec.retry.backoffSeconds",
     "spec.retry.limit",
     "spec.schedule",
     "spec.serviceAccountName",
+    "spec.startingDeadlineSeconds",
     "spec.strategy.allowUncheckedPipes",
     "spec.strategy.command",
     "spec.strategy.directory",

@@ -7,12 +7,14 @@
 //! A run belongs to the executor that its open attempt names, for as long as that one lives. Missing in one list of the
 //! executors' Leases is not dead yet: the list may be older than that process. Missing in the second list after that is.
 
-use super::runs::{run_identity, wish};
+use super::runs::{run_identity, stops};
 use super::{Action, World};
 use crate::api::backup_run::BackupRun;
 use crate::api::names::JobRef;
 use crate::run::ports::RunKey;
 use crate::run::record::open_attempt;
+use crate::schedule::index::Index;
+use chrono::TimeDelta;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
@@ -60,9 +62,11 @@ fn executor(run: &BackupRun) -> Option<&str> {
 }
 
 impl World {
-    /// The memory of the process `instance`, which follows until it is told to lead.
-    pub fn of(instance: &str) -> Self {
-        Self { duty: Duty { me: instance.to_owned(), ..Duty::default() }, ..Self::default() }
+    /// The memory of the process `instance`, which follows until it is told to lead. Ticks that are made up for after
+    /// downtime are spread over `catch_up_window`.
+    pub fn new(instance: &str, catch_up_window: TimeDelta) -> Self {
+        let duty = Duty { me: instance.to_owned(), ..Duty::default() };
+        Self { index: Index::new(catch_up_window), duty, ..Self::default() }
     }
 
     /// Whether this process leads from now on. One that begins to lead forgets what it saw: it may be older than what the
@@ -70,6 +74,7 @@ impl World {
     pub fn set_leading(&mut self, leading: bool) {
         if leading && !self.duty.leading {
             let old = std::mem::take(self);
+            self.index = Index::new(old.index.catch_up_window());
             (self.policy, self.pending, self.duty) = (old.policy, old.pending, old.duty);
         }
         self.duty.leading = leading;
@@ -86,8 +91,9 @@ impl World {
     pub(super) fn decide_as_follower(&mut self, has_task: &dyn Fn(&RunKey) -> bool, actions: &mut Vec<Action>) {
         self.alarms.clear(); // made anew when everything is
         for reference in std::mem::take(&mut self.dirty) {
+            let replacing = self.jobs.get(&reference).and_then(|job| self.replacing(&reference, job));
             for run in self.runs.get(&reference).into_iter().flat_map(BTreeMap::values) {
-                if let (Some((key, _)), Some(cause)) = (run_identity(run), wish(run))
+                if let (Some((key, _)), Some(cause)) = (run_identity(run), stops(run, replacing))
                     && has_task(&key)
                 {
                     actions.push(Action::Cancel(key, cause));

@@ -9,6 +9,7 @@ use crate::controller::status;
 use crate::error::Reason;
 use crate::run::Phase;
 use crate::run::ports::{RunKey, phase_of};
+use crate::validate::Concurrency;
 use chrono::{DateTime, TimeDelta, Utc};
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
@@ -38,7 +39,7 @@ impl World {
     }
 
     /// A BackupRun is gone.
-    pub fn delete_run(&mut self, run: &BackupRun) {
+    pub fn delete_run(&mut self, run: &BackupRun, now: DateTime<Utc>) {
         let Some((key, job)) = run_identity(run) else { return };
         self.counted.remove(key.uid.as_str());
         self.over.remove(key.uid.as_str());
@@ -46,9 +47,7 @@ impl World {
             if runs.get(&key.name).is_some_and(|known| known.metadata.uid == run.metadata.uid) {
                 runs.remove(&key.name);
                 // The name may be the one that a claim waits for.
-                if let Some(waiting) = self.jobs.get_mut(&job) {
-                    waiting.claim_not_before = None;
-                }
+                self.index.offer(&job, now);
             }
             if runs.is_empty() {
                 self.runs.remove(&job);
@@ -58,27 +57,26 @@ impl World {
     }
 
     /// A BackupRun that could not be read any more is gone.
-    pub fn forget_run(&mut self, uid: &str) {
+    pub fn forget_run(&mut self, uid: &str, now: DateTime<Utc>) {
         let known = self.runs.values().flat_map(BTreeMap::values).find(|run| run.metadata.uid.as_deref() == Some(uid));
         if let Some(run) = known.cloned() {
-            self.delete_run(&run);
+            self.delete_run(&run, now);
         }
     }
 
     /// After a watch began anew: what is known and was not shown again is gone.
-    pub fn retain_runs(&mut self, shown: &HashSet<String>) {
+    pub fn retain_runs(&mut self, shown: &HashSet<String>, now: DateTime<Utc>) {
         let all = self.runs.values().flat_map(BTreeMap::values);
         let gone: Vec<_> =
             all.filter(|run| run.metadata.uid.as_ref().is_none_or(|uid| !shown.contains(uid))).cloned().collect();
         for run in &gone {
-            self.delete_run(run);
+            self.delete_run(run, now);
         }
     }
 
-    /// A run's task has ended; `over` says whether the run has, too.
-    pub fn task_ended(&mut self, run: &RunKey, over: bool) {
-        let found = self.runs.iter().find(|(job, runs)| job.namespace == run.namespace && runs.contains_key(&run.name));
-        if let Some((job, _)) = found {
+    /// The task of a run of `job` has ended; `over` says whether the run has, too.
+    pub fn task_ended(&mut self, run: &RunKey, job: &JobRef, over: bool) {
+        if self.runs.get(job).is_some_and(|runs| runs.contains_key(&run.name)) {
             self.dirty.insert(job.clone());
             if over {
                 self.over.insert(run.uid.as_str().to_owned());
@@ -95,6 +93,9 @@ impl World {
     ) {
         let job = self.jobs.get(reference);
         let elsewhere = self.duty.executes_elsewhere(self.runs.get(reference).into_iter().flat_map(BTreeMap::values));
+        let replacing = job.and_then(|job| self.replacing(reference, job));
+        let valid = job.and_then(|job| job.valid.as_ref().ok());
+        let overlaps = valid.is_some_and(|valid| valid.timing.concurrency == Concurrency::Allow);
         for run in self.runs.get(reference).into_iter().flat_map(BTreeMap::values) {
             let Some((key, _)) = run_identity(run) else { continue };
             let deleted = run.metadata.deletion_timestamp.as_ref().map(from_time);
@@ -117,12 +118,12 @@ impl World {
             if let Some(since) = deleted {
                 self.alarms.insert((since + FINALIZER_LIMIT + TimeDelta::seconds(1), reference.clone()));
             }
-            match (at_work, wish(run)) {
+            match (at_work, stops(run, replacing)) {
                 (true, Some(cause)) => actions.push(Action::Cancel(key, cause)),
                 // The process that executes it sees the same wish.
                 (false, _) if self.duty.is_anothers(run, reference) => {}
-                // One run of a job at a time, whoever executes it.
-                (false, None) if elsewhere => {}
+                // One run of a job at a time, whoever executes it, unless they may overlap.
+                (false, None) if elsewhere && !overlaps => {}
                 (false, cause) if self.policy.is_none() || cause.is_some() => {
                     actions.push(Action::Start(key, Arc::clone(run), reference.clone(), cause));
                 }
@@ -130,6 +131,16 @@ impl World {
             }
         }
         self.decide_history(reference, actions);
+    }
+
+    /// The latest scheduled run of a job whose runs take the place of each other.
+    pub(super) fn replacing(&self, reference: &JobRef, job: &Job) -> Option<DateTime<Utc>> {
+        let valid = job.valid.as_ref().ok()?;
+        if valid.timing.concurrency != Concurrency::Replace {
+            return None;
+        }
+        let runs = self.runs.get(reference)?.values().filter(|run| is_of(run, job));
+        runs.filter_map(|run| run.spec.scheduled_at.as_ref()).map(from_time).max()
     }
 
     /// Scheduled runs beyond the history limits go, oldest first, once the schedule no longer needs them.
@@ -159,12 +170,32 @@ impl World {
     }
 }
 
-/// Why somebody wants this run to stop, if anybody does.
-pub(super) fn wish(run: &BackupRun) -> Option<Reason> {
+/// Why this run is to stop, if it is: somebody wishes it, or the run of the tick `replacing` takes its place.
+pub(super) fn stops(run: &BackupRun, replacing: Option<DateTime<Utc>>) -> Option<Reason> {
     if run.metadata.deletion_timestamp.is_some() {
-        return Some(Reason::Deleted);
+        Some(Reason::Deleted)
+    } else if run.spec.cancel.unwrap_or(false) {
+        Some(Reason::CancelRequested)
+    } else if is_replaced(run, replacing) {
+        Some(Reason::Replaced)
+    } else {
+        None
     }
-    run.spec.cancel.unwrap_or(false).then_some(Reason::CancelRequested)
+}
+
+/// Whether a later run of the schedule is there, which takes this one's place. That it exists is what counts, so that a
+/// crash between its creation and this wish changes nothing. Runs that were asked for by hand are waited for instead.
+fn is_replaced(run: &BackupRun, latest: Option<DateTime<Utc>>) -> bool {
+    match (run.spec.scheduled_at.as_ref().map(from_time), latest) {
+        (Some(tick), Some(latest)) => tick < latest,
+        _ => false,
+    }
+}
+
+/// Whether a run belongs to this BackupJob object, and not to an earlier one of the same name.
+fn is_of(run: &BackupRun, job: &Job) -> bool {
+    let owner = run.metadata.owner_references.iter().flatten().find(|owner| owner.kind == "BackupJob");
+    owner.is_none_or(|owner| owner.uid == job.uid.as_str())
 }
 
 /// Whether the stored BackupJob already knows this run's tick, so that losing the run cannot fire it again.
@@ -172,9 +203,8 @@ fn is_recorded(run: &BackupRun, job: Option<&Job>) -> bool {
     let (Some(tick), Some(job)) = (run.spec.scheduled_at.as_ref().map(from_time), job) else {
         return true; // made by hand, or its BackupJob is gone
     };
-    let owner = run.metadata.owner_references.iter().flatten().find(|owner| owner.kind == "BackupJob");
-    if owner.is_some_and(|owner| owner.uid != job.uid.as_str()) {
-        return true; // of an earlier object of the same name
+    if !is_of(run, job) {
+        return true;
     }
     let stored = job.object.status.as_ref().and_then(|status| status.last_schedule_time.as_ref());
     stored.map(from_time).is_some_and(|last| last >= tick)

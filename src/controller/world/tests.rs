@@ -2,6 +2,7 @@ use super::*;
 use crate::api::FINALIZER_RUN;
 use crate::api::time::to_time;
 use crate::run::ports::Claimed;
+use chrono::TimeDelta;
 use serde_json::{Value, json};
 
 const JOB_UID: &str = "11111111-1111-1111-1111-111111111111";
@@ -53,7 +54,7 @@ pub(super) fn finished(name: &str, tick: &str, phase: &str) -> BackupRun {
 
 /// A world that has seen everything and whose policies are in force.
 pub(super) fn world(jobs: Vec<BackupJob>, runs: Vec<BackupRun>, now: &str) -> World {
-    let mut world = World::of("ubo-0-abcde");
+    let mut world = World::new("ubo-0-abcde", TimeDelta::zero());
     world.set_leading(true);
     for job in jobs {
         world.apply_job(job, at(now));
@@ -129,7 +130,7 @@ fn a_name_that_becomes_free_is_claimed_at_once() {
     let claim = first_claim(&decide(&mut world, now));
     world.claim_ended(&claim, 0, Ok(Claimed::NameTaken), at(now));
     assert!(claims(&decide(&mut world, "2026-11-24T10:10:01Z")).is_empty(), "not asked for again and again");
-    world.delete_run(&old);
+    world.delete_run(&old, at(now));
     assert_eq!(claims(&decide(&mut world, "2026-11-24T10:10:02Z")).len(), 1);
 }
 
@@ -417,14 +418,14 @@ fn a_job_that_cannot_be_read_rests_until_it_can() {
     // A run that cannot be read any more stays known until it is gone.
     world.apply_run(run("pg-m1", |_| {}));
     let uid = run("pg-m1", |_| {}).metadata.uid.expect("a UID");
-    world.forget_run(&uid);
+    world.forget_run(&uid, at("2026-11-24T10:05:00Z"));
     assert!(world.runs.is_empty());
 }
 
 #[test]
 fn what_a_new_watch_does_not_show_is_gone() {
     let mut world = world(vec![job(|_| {})], vec![run("pg-m1", |_| {})], "2026-11-24T10:00:05Z");
-    world.retain_runs(&HashSet::new());
+    world.retain_runs(&HashSet::new(), at("2026-11-24T10:00:06Z"));
     world.retain_jobs(&HashSet::new());
     assert!(world.jobs.is_empty() && world.runs.is_empty());
     assert!(claims(&decide(&mut world, "2026-11-24T10:10:00Z")).is_empty());
@@ -436,13 +437,15 @@ fn a_run_that_ended_here_is_not_taken_up_again_while_the_watch_lags() {
     let started = |actions: &[Action]| actions.iter().any(|action| matches!(action, Action::Start(..)));
     let mut world = world(vec![job(|_| {})], vec![working()], "2026-11-24T10:00:05Z");
     assert!(started(&decide(&mut world, "2026-11-24T10:00:05Z")));
-    let (key, _) = run_identity(&working()).expect("named");
-    world.task_ended(&key, true);
+    let (key, job_) = run_identity(&working()).expect("named");
+    world.task_ended(&key, &job_, true);
     assert!(!started(&decide(&mut world, "2026-11-24T10:00:06Z")), "its end is stored, only not seen yet");
     world.apply_run(working());
     assert!(!started(&decide(&mut world, "2026-11-24T10:00:07Z")), "an older event is no news");
-    world.task_ended(&key, false);
-    world.delete_run(&working());
+    world.task_ended(&key, &job_, false);
+    world.delete_run(&working(), at("2026-11-24T10:00:08Z"));
     world.apply_run(working());
     assert!(started(&decide(&mut world, "2026-11-24T10:00:08Z")), "another object is another run");
 }
+
+mod ticks;

@@ -7,8 +7,8 @@ use crate::api::time::{from_time, to_time};
 use crate::error::Failure;
 use crate::run::observer::{Happening, Skip, Subject};
 use crate::run::ports::{Claim, Claimed, phase_of};
-use crate::schedule::index::{Due, Entry};
-use crate::validate::ValidatedJob;
+use crate::schedule::index::{Due, Entry, LATE};
+use crate::validate::{Concurrency, ValidatedJob};
 use chrono::{DateTime, TimeDelta, Utc};
 
 /// How soon a claim that failed is tried again.
@@ -24,55 +24,70 @@ impl World {
         };
         job.claiming = false;
         let subject = Subject { job: claim.job.clone(), job_uid: Some(claim.job_uid.clone()), run: None };
-        match result {
+        let again = match result {
             Ok(claimed @ (Claimed::Created | Claimed::AlreadyOurs)) => {
-                job.claim_not_before = None;
                 note_handled(&mut job.status, claim.tick);
                 self.index.handled(&claim.job, claim.tick);
                 if matches!(claimed, Claimed::Created) {
-                    let lag = (now - claim.tick).to_std().unwrap_or_default();
+                    let lag = (now - claim.start).to_std().unwrap_or_default();
                     self.pending.push(Action::Notice(subject, Happening::Claimed { tick: claim.tick, lag, missed }));
                 }
+                now // a later tick may have come meanwhile
             }
             Ok(Claimed::NameTaken) => {
-                job.claim_not_before = Some(now + NAME_RETRY);
                 self.pending.push(Action::Notice(subject, Happening::NameTaken { run: claim.run.clone() }));
+                now + NAME_RETRY
             }
-            Ok(Claimed::Gone) => job.claim_not_before = Some(now + NAME_RETRY),
+            Ok(Claimed::Gone) => now + NAME_RETRY,
             Err(failure) => {
-                job.claim_not_before = Some(now + CLAIM_RETRY);
                 self.pending.push(Action::Notice(subject, Happening::ClaimFailed { failure }));
+                now + CLAIM_RETRY
             }
-        }
-        self.alarms.extend(job.claim_not_before.map(|at| (at, claim.job.clone())));
+        };
+        self.index.offer(&claim.job, again);
         self.dirty.insert(claim.job.clone());
     }
 
-    pub(super) fn decide_ticks(&mut self, due: Vec<Due>, now: DateTime<Utc>, actions: &mut Vec<Action>) {
-        for Due { job: reference, tick, missed, .. } in due {
-            let Some(job) = self.jobs.get_mut(&reference) else { continue };
-            if job.claiming || job.claim_not_before.is_some_and(|at| at > now) {
-                continue;
+    pub(super) fn decide_ticks(&mut self, now: DateTime<Utc>, actions: &mut Vec<Action>) {
+        for due in self.index.due(now) {
+            let Some(job) = self.jobs.get_mut(&due.job) else { continue };
+            if job.claiming {
+                continue; // offered again when that claim has ended
             }
             let Ok(valid) = &job.valid else { continue };
-            let Ok(run) = RunName::new(run_name(&reference, valid, tick)) else { continue }; // 49 + 14 = 63 characters
-            let runs = self.runs.get(&reference);
+            let Ok(run) = RunName::new(run_name(&due.job, valid, due.tick)) else { continue }; // 49 + 14 = 63 characters
+            let runs = self.runs.get(&due.job);
             let active = runs.into_iter().flatten().any(|(name, other)| *name != run && !phase_of(other).is_final());
-            // The one run of a job without a schedule waits its turn instead: after a skip it would never come.
-            if active && valid.schedule.is_some() {
+            let Due { job: reference, tick, start, missed, .. } = due;
+            if let Some(why) = skipped(valid, start, active, now) {
                 note_handled(&mut job.status, tick);
                 job.status.skipped_runs = Some(job.status.skipped_runs.unwrap_or(0).saturating_add(1));
                 self.index.handled(&reference, tick);
                 let subject = Subject { job: reference.clone(), job_uid: Some(job.uid.clone()), run: None };
-                actions.push(Action::Notice(subject, Happening::Skipped { tick, why: Skip::StillRunning }));
+                actions.push(Action::Notice(subject, Happening::Skipped { tick, why, missed }));
                 self.dirty.insert(reference);
                 continue;
             }
             job.claiming = true;
-            let claim = Claim { job: reference, job_uid: job.uid.clone(), run, tick };
+            let claim = Claim { job: reference, job_uid: job.uid.clone(), run, tick, start };
             actions.push(Action::Claim(claim, missed));
         }
     }
+}
+
+/// Why a tick that was meant to start at `start` starts nothing now, if so. The one run of a job without a schedule waits
+/// its turn instead: after a skip it would never come.
+fn skipped(valid: &ValidatedJob, start: DateTime<Utc>, active: bool, now: DateTime<Utc>) -> Option<Skip> {
+    valid.schedule.as_ref()?;
+    let late = now - start;
+    // In whole seconds, as the field has them: a deadline of 0 still lets a tick start in its own second.
+    if valid.timing.starting_deadline.is_some_and(|deadline| late.num_seconds() > deadline.num_seconds()) {
+        return Some(Skip::DeadlinePassed);
+    }
+    if !valid.timing.make_up && late > LATE {
+        return Some(Skip::Missed);
+    }
+    (active && valid.timing.concurrency == Concurrency::Forbid).then_some(Skip::StillRunning)
 }
 
 /// The name of a tick's run: a function of job and tick, so that creating it is the claim.
@@ -122,6 +137,9 @@ pub(super) fn entry(valid: &ValidatedJob, status: &BackupJobStatus) -> Entry {
         uid: valid.uid.clone(),
         schedule: valid.schedule.clone(),
         suspend: valid.suspend,
+        jitter: valid.timing.jitter,
+        deadline: valid.timing.starting_deadline,
+        spread: valid.timing.make_up,
         anchor: last.map_or(since, |last| last.max(since)),
         once_done: last.is_some() || once_scheduled,
     }

@@ -245,7 +245,7 @@ impl Play {
             clock: Arc::new(PausedClock(tokio::time::Instant::now())),
             instance: "ubo-new".into(),
             cluster_id: Uid::new("33333333-3333-3333-3333-333333333333").expect("good"),
-            permits: Arc::new(Semaphore::new(4)),
+            turns: Turns::new(4),
             exclusive: Exclusive::default(),
             draining: CancellationToken::new(),
             leading: watch::Sender::new(true),
@@ -417,7 +417,7 @@ async fn an_ending_process_lets_work_end_and_leaves_the_rest_to_its_successor() 
     play.supervisor.drain();
     tokio::time::sleep(Duration::from_mins(1)).await;
     play.supervisor.cancel_all(Reason::OperatorShutdown);
-    assert!(!play.supervisor.ended().await.1, "it is not over: the next process takes it up");
+    assert!(!play.supervisor.ended().await.2, "it is not over: the next process takes it up");
     let last = play.last();
     assert_eq!((last.phase, last.attempts[0].reason.as_deref()), (Phase::Pending, Some("OperatorShutdown")));
     assert_eq!(play.stage.cleaned_up.load(Atomic::SeqCst), 1);
@@ -431,7 +431,7 @@ async fn a_run_that_another_process_began_is_left_alone() {
     let mut theirs = BackupRunStatus::default();
     record::begin_attempt(&mut theirs, "ubo-other", &job().spec, None, DateTime::UNIX_EPOCH);
     play.stage.store(&key, &theirs);
-    assert!(!play.supervisor.ended().await.1);
+    assert!(!play.supervisor.ended().await.2);
     assert!(play.stage.writes.lock().expect("sound").is_empty(), "it wrote over the other one's record");
     assert_eq!(play.stage.most_at_once.load(Atomic::SeqCst), 0, "it worked");
 }
@@ -452,7 +452,7 @@ async fn a_run_that_is_taken_away_in_the_middle_stops_and_cleans_up_without_a_wo
     record::begin_attempt(&mut theirs, "ubo-other", &job().spec, None, DateTime::UNIX_EPOCH);
     play.stage.store(&key, &theirs);
     let writes = play.stage.writes.lock().expect("sound").len();
-    assert!(!play.supervisor.ended().await.1);
+    assert!(!play.supervisor.ended().await.2);
     assert_eq!(play.stage.cleaned_up.load(Atomic::SeqCst), 1);
     assert_eq!(play.stage.writes.lock().expect("sound").len(), writes, "it wrote over the other one's record");
     assert!(
@@ -469,7 +469,7 @@ async fn what_others_change_of_the_object_apart_from_its_record_does_not_matter(
     let same = play.last();
     play.stage.store(&key, &same); // a label, a finalizer: another version
     go.notify_one();
-    assert!(play.supervisor.ended().await.1);
+    assert!(play.supervisor.ended().await.2);
     assert_eq!(play.last().phase, Phase::Succeeded);
 }
 
@@ -483,10 +483,11 @@ async fn a_process_that_no_longer_leads_ends_what_it_began_and_leaves_what_waits
     let waits = play.start("pg-m10", &BackupRunStatus::default());
     play.until("waiting", |stage| stage.writes.lock().expect("sound").len() > 1).await;
     play.supervisor.set_leading(false);
-    assert_eq!(play.supervisor.ended().await, (waits, false));
+    let (ended, _, over) = play.supervisor.ended().await;
+    assert_eq!((ended, over), (waits, false));
     assert_eq!(play.stage.working.load(Atomic::SeqCst), 1, "what was at work ended");
     go.notify_one();
-    assert!(play.supervisor.ended().await.1);
+    assert!(play.supervisor.ended().await.2);
     assert_eq!(play.last().phase, Phase::Succeeded);
 }
 
@@ -496,7 +497,7 @@ async fn a_process_that_is_cut_off_ends_its_runs_for_the_next_one_to_take_up() {
     play.start("pg-m1", &BackupRunStatus::default());
     play.until_working().await;
     play.supervisor.cancel_all(Reason::ClusterUnavailable);
-    assert!(!play.supervisor.ended().await.1);
+    assert!(!play.supervisor.ended().await.2);
     assert_eq!(play.stage.cleaned_up.load(Atomic::SeqCst), 1);
     let last = play.last();
     assert_eq!((last.phase, last.attempts[0].reason.as_deref()), (Phase::Pending, Some("ClusterUnavailable")));
@@ -535,7 +536,7 @@ async fn a_backup_that_was_whole_when_its_process_died_counts_and_is_not_made_ag
     let mut play = Play::new(vec![]);
     *play.stage.found.lock().expect("sound") = Some(Ok(Recovered::Whole(Box::new(report()))));
     play.start("pg-m1", &crashed(1));
-    assert!(play.supervisor.ended().await.1);
+    assert!(play.supervisor.ended().await.2);
     let last = play.last();
     assert_eq!((last.phase, last.attempts.len()), (Phase::Succeeded, 1));
     assert_eq!(last.destinations[0].folder.as_deref(), Some("default/pg/pg-m1-00000000-1"));
@@ -554,7 +555,7 @@ async fn a_destination_that_cannot_be_cleared_holds_nothing_up() {
 async fn the_second_crash_during_one_run_ends_it() {
     let mut play = Play::new(vec![]);
     play.start("pg-m1", &crashed(2));
-    assert!(play.supervisor.ended().await.1);
+    assert!(play.supervisor.ended().await.2);
     let last = play.last();
     assert_eq!((last.phase, last.reason.as_deref()), (Phase::Failed, Some("CrashLoop")));
     let reasons: Vec<_> = last.attempts.iter().filter_map(|attempt| attempt.reason.as_deref()).collect();
@@ -567,7 +568,7 @@ async fn a_run_that_takes_too_long_is_ended_in_the_middle_and_cleans_up() {
     play.stage.job.lock().expect("sound").as_mut().expect("a job").spec.active_deadline_seconds = Some(100);
     let start = tokio::time::Instant::now();
     play.start("pg-m1", &BackupRunStatus::default());
-    assert!(play.supervisor.ended().await.1);
+    assert!(play.supervisor.ended().await.2);
     assert_eq!(start.elapsed().as_secs(), 101, "the deadline and a second of clean-up");
     let last = play.last();
     assert_eq!((last.phase, last.reason.as_deref()), (Phase::Failed, Some("DeadlineExceeded")));
@@ -585,7 +586,90 @@ async fn the_deadline_counts_all_attempts_and_survives_a_restart() {
         Some(crate::api::time::to_time(DateTime::from_timestamp(1_800_000_000 - 40, 0).expect("in range")));
     let start = tokio::time::Instant::now();
     play.start("pg-m1", &begun);
-    assert!(play.supervisor.ended().await.1);
+    assert!(play.supervisor.ended().await.2);
     assert!((49..=51).contains(&start.elapsed().as_secs()), "{:?}", start.elapsed());
     assert_eq!(play.last().reason.as_deref(), Some("DeadlineExceeded"));
+}
+
+/// Makes runs of the job overlap.
+fn allow(play: &Play) {
+    let mut job = job();
+    job.spec.concurrency_policy = Some(crate::api::backup_job::ConcurrencyPolicy::Allow);
+    *play.stage.job.lock().expect("sound") = Some(job);
+}
+
+#[tokio::test(start_paused = true)]
+async fn runs_of_one_job_overlap_where_it_says_so() {
+    let go = Arc::new(Notify::new());
+    let mut play = Play::new(vec![Act::Until(Arc::clone(&go)), Act::Until(Arc::clone(&go))]);
+    allow(&play);
+    play.start("pg-m1", &BackupRunStatus::default());
+    play.start("pg-m22", &BackupRunStatus::default());
+    play.until("both work", |stage| stage.working.load(Atomic::SeqCst) == 2).await;
+    go.notify_waiters();
+    play.supervisor.ended().await;
+    play.supervisor.ended().await;
+    assert_eq!(play.stage.most_at_once.load(Atomic::SeqCst), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_waits_says_at_which_place_and_not_more_often_than_every_half_minute() {
+    let go = Arc::new(Notify::new());
+    let mut script: Vec<_> = (0..5).map(|_| Act::Until(Arc::clone(&go))).collect();
+    script.push(Act::Succeed);
+    let mut play = Play::new(script);
+    allow(&play);
+    for number in 1..=4 {
+        play.start(&format!("pg-m{}", "1".repeat(number)), &BackupRunStatus::default());
+    }
+    play.until("four work", |stage| stage.working.load(Atomic::SeqCst) == 4).await;
+    let places = |stage: &Stage| -> Vec<i64> {
+        stage.writes.lock().expect("sound").iter().filter_map(|status| status.queue_position).collect()
+    };
+    play.start("pg-m55555", &BackupRunStatus::default());
+    play.until("one waits", |stage| places(stage) == [1]).await;
+    play.start("pg-m666666", &BackupRunStatus::default());
+    play.until("two wait", |stage| places(stage) == [1, 2]).await;
+    let last = play.last();
+    assert_eq!(last.phase, Phase::Pending);
+    assert!(last.message.is_some_and(|message| message.contains("place 2")));
+    go.notify_one();
+    play.supervisor.ended().await;
+    play.until("one was called", |stage| stage.working.load(Atomic::SeqCst) == 4).await;
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(places(&play.stage), [1, 2], "no half minute has passed");
+    tokio::time::sleep(Duration::from_secs(31)).await;
+    assert_eq!(places(&play.stage), [1, 2, 1]);
+    tokio::time::sleep(Duration::from_secs(31)).await;
+    assert_eq!(places(&play.stage), [1, 2, 1], "the same place is not written again");
+    for _ in 0..5 {
+        go.notify_one();
+        play.supervisor.ended().await;
+    }
+    assert!(play.last().queue_position.is_none());
+    assert_eq!(play.stage.most_at_once.load(Atomic::SeqCst), 4);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_run_that_waits_for_its_turn_is_cancelled_and_its_place_goes_to_the_next() {
+    let go = Arc::new(Notify::new());
+    let mut play = Play::new((0..5).map(|_| Act::Until(Arc::clone(&go))).collect());
+    allow(&play);
+    for number in 1..=4 {
+        play.start(&format!("pg-m{}", "1".repeat(number)), &BackupRunStatus::default());
+    }
+    play.until("four work", |stage| stage.working.load(Atomic::SeqCst) == 4).await;
+    let waiting = play.start("pg-m55555", &BackupRunStatus::default());
+    play.start("pg-m666666", &BackupRunStatus::default());
+    let two_wait = |stage: &Stage| stage.writes.lock().expect("sound").iter().any(|s| s.queue_position == Some(2));
+    play.until("two wait", two_wait).await;
+    play.supervisor.cancel(&waiting, Reason::CancelRequested);
+    let (ended, _, over) = play.supervisor.ended().await;
+    assert_eq!((ended, over), (waiting, true));
+    assert_eq!((play.last().phase, play.last().queue_position), (Phase::Cancelled, None));
+    go.notify_one();
+    play.supervisor.ended().await;
+    play.until("the next one works", |stage| stage.working.load(Atomic::SeqCst) == 4).await;
 }

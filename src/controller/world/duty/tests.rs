@@ -29,7 +29,7 @@ fn started(actions: &[Action]) -> Vec<String> {
 
 #[test]
 fn a_follower_claims_starts_and_writes_nothing() {
-    let mut follower = World::of("ubo-0-abcde");
+    let mut follower = World::new("ubo-0-abcde", TimeDelta::zero());
     follower.apply_job(job(|_| {}), at(NOW));
     follower.apply_run(run("pg-m1", |_| {}));
     follower.set_policy(None);
@@ -42,7 +42,7 @@ fn a_follower_claims_starts_and_writes_nothing() {
 
 #[test]
 fn a_follower_ends_what_it_executes_when_somebody_wishes_it() {
-    let mut follower = World::of("ubo-0-abcde");
+    let mut follower = World::new("ubo-0-abcde", TimeDelta::zero());
     follower.set_synced();
     let mut cancelled = executed_by("pg-m1", "ubo-0-abcde");
     cancelled.spec.cancel = Some(true);
@@ -56,7 +56,7 @@ fn a_follower_ends_what_it_executes_when_somebody_wishes_it() {
 
 #[test]
 fn who_begins_to_lead_decides_from_what_is_stored_then() {
-    let mut next = World::of("ubo-1-abcde");
+    let mut next = World::new("ubo-1-abcde", TimeDelta::zero());
     next.apply_job(job(|_| {}), at(NOW));
     next.set_policy(None);
     next.set_synced();
@@ -178,7 +178,7 @@ proptest! {
             }
             let now = true_time + offset;
             if succession {
-                leader = World::of("ubo-1-abcde");
+                leader = World::new("ubo-1-abcde", TimeDelta::zero());
                 leader.set_leading(true);
                 leader.set_policy(None);
                 leader.apply_job(stored.clone(), now);

@@ -1,0 +1,311 @@
+//! What becomes of ticks: overlap, lateness, jitter, and edits in mid-flight.
+
+use super::*;
+use crate::run::observer::Skip;
+use crate::schedule::cron::{Origin, Schedule};
+use crate::validate::Timing;
+use chrono::TimeDelta;
+use proptest::prelude::*;
+
+fn with(field: &str, value: Value) -> BackupJob {
+    job(|job| job["spec"][field] = value)
+}
+
+fn skips(actions: &[Action]) -> Vec<Skip> {
+    let skip = |action: &Action| match action {
+        Action::Notice(_, Happening::Skipped { why, .. }) => Some(*why),
+        _ => None,
+    };
+    actions.iter().filter_map(skip).collect()
+}
+
+fn scheduled(name: &str, tick: &str, phase: &str) -> BackupRun {
+    run(name, |run| {
+        run["spec"]["scheduledAt"] = json!(tick);
+        run["status"] = json!({"phase": phase});
+    })
+}
+
+#[test]
+fn allow_claims_beside_a_run_at_work() {
+    let busy = scheduled("pg-20261124-1000", "2026-11-24T10:00:00Z", "Running");
+    let mut world = world(vec![with("concurrencyPolicy", json!("Allow"))], vec![busy], "2026-11-24T10:00:05Z");
+    assert_eq!(claims(&decide(&mut world, "2026-11-24T10:10:00Z")), [("pg-20261124-1010".to_owned(), 0)]);
+    world.apply_run(scheduled("pg-20261124-1010", "2026-11-24T10:10:00Z", "Running"));
+    let actions = world.decide(at("2026-11-24T10:10:01Z"), &|_| true);
+    assert!(!actions.iter().any(|action| matches!(action, Action::Cancel(..))));
+}
+
+#[test]
+fn replace_cancels_the_older_scheduled_run_once_the_later_one_exists() {
+    let busy = scheduled("pg-20261124-1000", "2026-11-24T10:00:00Z", "Running");
+    let by_hand = run("pg-m1", |run| run["status"] = json!({"phase": "Running"}));
+    let replace = with("concurrencyPolicy", json!("Replace"));
+    let mut world = world(vec![replace], vec![busy, by_hand], "2026-11-24T10:00:05Z");
+    let cancelled = |actions: &[Action]| -> Vec<String> {
+        let cancel = |action: &Action| match action {
+            Action::Cancel(key, Reason::Replaced) => Some(key.name.to_string()),
+            _ => None,
+        };
+        actions.iter().filter_map(cancel).collect()
+    };
+    let actions = world.decide(at("2026-11-24T10:10:00Z"), &|_| true);
+    assert_eq!(claims(&actions).len(), 1);
+    assert!(cancelled(&actions).is_empty(), "the later run does not exist yet");
+    world.apply_run(scheduled("pg-20261124-1010", "2026-11-24T10:10:00Z", "Pending"));
+    let actions = world.decide(at("2026-11-24T10:10:01Z"), &|_| true);
+    assert_eq!(cancelled(&actions), ["pg-20261124-1000"], "neither the one by hand nor the latest");
+    // After a crash between the two, the next process closes what it finds.
+    world.apply_run(scheduled("pg-20261124-1000", "2026-11-24T10:00:00Z", "Running"));
+    let actions = decide(&mut world, "2026-11-24T10:10:02Z");
+    let closed = |action: &Action| matches!(action, Action::Start(key, _, _, Some(Reason::Replaced)) if key.name.as_str() == "pg-20261124-1000");
+    assert!(actions.iter().any(closed));
+}
+
+#[test]
+fn a_tick_beyond_its_deadline_is_skipped_and_one_within_it_is_not() {
+    for (found, skipped) in [("2026-11-24T10:11:30Z", false), ("2026-11-24T10:11:31Z", true)] {
+        let mut world = world(vec![with("startingDeadlineSeconds", json!(90))], vec![], found);
+        let actions = decide(&mut world, found);
+        assert_eq!((claims(&actions).len(), skips(&actions).len()), (usize::from(!skipped), usize::from(skipped)));
+        if skipped {
+            assert_eq!(skips(&actions), [Skip::DeadlinePassed]);
+            let status = written(&actions).expect("a status");
+            assert_eq!(status.last_schedule_time, Some(to_time(at("2026-11-24T10:10:00Z"))));
+            assert_eq!(status.skipped_runs, Some(1));
+        }
+    }
+}
+
+#[test]
+fn a_claim_that_fails_until_the_deadline_is_given_up_then() {
+    let mut world = world(vec![with("startingDeadlineSeconds", json!(20))], vec![], "2026-11-24T10:00:05Z");
+    let mut now = at("2026-11-24T10:10:00Z");
+    let mut tries = 0;
+    loop {
+        let actions = world.decide(now, &|_| false);
+        if skips(&actions) == [Skip::DeadlinePassed] {
+            break;
+        }
+        let claim = first_claim(&actions);
+        tries += 1;
+        world.claim_ended(&claim, 0, Err(Failure::new(Reason::ClusterUnavailable, "x")), now);
+        world.decide(now, &|_| false);
+        now = world.next_wakeup().expect("tried again");
+    }
+    assert_eq!(tries, 5, "at 0, 5, 10, 15 and 20 seconds");
+}
+
+#[test]
+fn missed_ticks_are_skipped_where_that_is_wished_and_a_change_of_leader_is_not_a_miss() {
+    for (found, skipped) in [("2026-11-24T10:31:00Z", false), ("2026-11-24T10:31:01Z", true)] {
+        let mut world = world(vec![with("missedRuns", json!("Skip"))], vec![], found);
+        let actions = decide(&mut world, found);
+        assert_eq!(claims(&actions).len(), usize::from(!skipped), "{found}");
+        assert_eq!(skips(&actions), if skipped { vec![Skip::Missed] } else { vec![] });
+        assert_eq!(claims(&decide(&mut world, "2026-11-24T10:40:00Z")).len(), usize::from(skipped));
+    }
+}
+
+#[test]
+fn jitter_delays_the_claim_and_the_name_keeps_the_tick() {
+    let mut world = world(vec![with("jitterSeconds", json!(300))], vec![], "2026-11-24T10:00:05Z");
+    assert!(claims(&decide(&mut world, "2026-11-24T10:10:00Z")).is_empty());
+    let start = world.next_wakeup().expect("it waits");
+    assert!(start > at("2026-11-24T10:10:00Z") && start <= at("2026-11-24T10:15:00Z"));
+    let actions = world.decide(start, &|_| false);
+    assert_eq!(claims(&actions), [("pg-20261124-1010".to_owned(), 0)]);
+    assert_eq!(first_claim(&actions).start, start);
+}
+
+#[test]
+fn an_edit_while_a_tick_waits_for_its_jitter_takes_the_tick_away() {
+    for edit in [("suspend", json!(true)), ("schedule", json!("5 * * * *")), ("timeZone", json!("Europe/Berlin"))] {
+        let jittered = |change: &dyn Fn(&mut Value)| {
+            job(|job| {
+                job["spec"]["jitterSeconds"] = json!(300);
+                change(job);
+            })
+        };
+        let mut world = world(vec![jittered(&|_| ())], vec![], "2026-11-24T10:00:05Z");
+        decide(&mut world, "2026-11-24T10:10:00Z");
+        world.apply_job(
+            jittered(&|job| {
+                job["metadata"]["generation"] = json!(2);
+                job["spec"][edit.0] = edit.1.clone();
+            }),
+            at("2026-11-24T10:10:01Z"),
+        );
+        assert!(claims(&decide(&mut world, "2026-11-24T10:19:00Z")).is_empty(), "{edit:?}");
+    }
+}
+
+#[test]
+fn what_was_missed_is_spread_over_the_window_of_the_process() {
+    let mut world = World::new("ubo-0-abcde", TimeDelta::minutes(10));
+    world.set_leading(true);
+    let now = "2026-11-24T12:04:00Z";
+    for number in 0..100 {
+        let made = job(|job| {
+            job["metadata"]["name"] = json!(format!("job-{number}"));
+            job["spec"]["schedule"] = json!("0 * * * *");
+        });
+        world.apply_job(made, at(now));
+    }
+    world.set_policy(None);
+    world.set_synced();
+    let first = claims(&decide(&mut world, now)).len();
+    let half = claims(&decide(&mut world, "2026-11-24T12:09:00Z")).len();
+    let rest = claims(&decide(&mut world, "2026-11-24T12:14:00Z")).len();
+    assert_eq!(first + half + rest, 100);
+    assert!(first <= 5 && (25..=75).contains(&half), "{first}, {half}, {rest}");
+}
+
+#[test]
+fn a_change_of_one_job_looks_at_no_other() {
+    let mut world = World::new("ubo-0-abcde", TimeDelta::zero());
+    world.set_leading(true);
+    let now = "2026-11-24T10:00:05Z";
+    for number in 0..50 {
+        world.apply_job(job(|job| job["metadata"]["name"] = json!(format!("job-{number}"))), at(now));
+    }
+    world.set_policy(None);
+    world.set_synced();
+    decide(&mut world, now);
+    let about = |actions: &[Action]| -> BTreeSet<String> {
+        let name = |action: &Action| match action {
+            Action::Write(job, ..) | Action::CheckAccess(job, ..) => Some(job.name.to_string()),
+            Action::Claim(claim, _) => Some(claim.job.name.to_string()),
+            _ => None,
+        };
+        actions.iter().filter_map(name).collect()
+    };
+    world.access_checked(&JobRef::new("default", "job-7").expect("good"), Ok(()), at(now));
+    assert_eq!(world.dirty.len(), 1);
+    assert_eq!(about(&decide(&mut world, now)), BTreeSet::from(["job-7".to_owned()]));
+}
+
+/// What happens to a BackupJob and to the process.
+#[derive(Clone, Debug)]
+enum Step {
+    Wait(i64),
+    Schedule(&'static str),
+    Zone(Option<&'static str>),
+    Suspend(bool),
+    Jitter(u32),
+    /// The process ends without having stored anything since the last write, and another begins after so many seconds.
+    Restart(i64),
+    /// The claims that are under way end: created, or failed.
+    Claims(bool),
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let schedules = &["*/10 * * * *", "*/7 * * * *", "0 * * * *", "30 10-12 * * *", "@every 11m"];
+    let step = prop_oneof![
+        6 => (0..1500_i64).prop_map(Step::Wait),
+        2 => prop::sample::select(schedules).prop_map(Step::Schedule),
+        1 => prop::sample::select(&[None, Some("Asia/Kolkata"), Some("Europe/Berlin")]).prop_map(Step::Zone),
+        2 => any::<bool>().prop_map(Step::Suspend),
+        1 => (0..2000_u32).prop_map(Step::Jitter),
+        1 => (0..5000_i64).prop_map(Step::Restart),
+        6 => prop::bool::weighted(0.8).prop_map(Step::Claims),
+    ];
+    prop::collection::vec(step, 1..60)
+}
+
+proptest! {
+    /// Nothing fires that lies before the last edit, nothing fires while suspended, no tick fires twice, and every tick
+    /// that fires is one of the schedule as it stands.
+    #[test]
+    fn edits_in_mid_flight_fire_nothing_that_lies_before_them(steps in steps(), window in 0..1200_i64) {
+        let mut now = at("2026-11-24T10:00:05Z");
+        let (mut edited, mut generation) = (at("2026-11-24T10:00:00Z"), 1);
+        let mut spec = (String::from("*/10 * * * *"), None::<&str>, false, 0_u32);
+        let mut stored = BackupJobStatus::default();
+        let mut created: BTreeMap<String, DateTime<Utc>> = BTreeMap::new();
+        let mut under_way: Vec<Claim> = Vec::new();
+        let object = |spec: &(String, Option<&str>, bool, u32), generation: i64, stored: &BackupJobStatus| {
+            job(|job| {
+                job["metadata"]["generation"] = json!(generation);
+                job["spec"]["schedule"] = json!(spec.0);
+                job["spec"]["suspend"] = json!(spec.2);
+                job["spec"]["jitterSeconds"] = json!(spec.3);
+                job["spec"]["concurrencyPolicy"] = json!("Allow");
+                if let Some(zone) = spec.1 {
+                    job["spec"]["timeZone"] = json!(zone);
+                }
+                job["status"] = serde_json::to_value(stored).expect("JSON");
+            })
+        };
+        let begin = |job: BackupJob, now: DateTime<Utc>| {
+            let mut world = World::new("ubo-0-abcde", TimeDelta::seconds(window));
+            world.set_leading(true);
+            world.apply_job(job, now);
+            world.set_policy(None);
+            world.set_synced();
+            world
+        };
+        let mut world = begin(object(&spec, generation, &stored), now);
+        for step in steps {
+            let before = spec.clone();
+            match step {
+                Step::Wait(seconds) => now += TimeDelta::seconds(seconds),
+                Step::Schedule(text) => spec.0 = text.to_owned(),
+                Step::Zone(zone) => spec.1 = zone,
+                Step::Suspend(suspend) => spec.2 = suspend,
+                Step::Jitter(seconds) => spec.3 = seconds,
+                Step::Restart(seconds) => {
+                    now += TimeDelta::seconds(seconds);
+                    // What was created exists, whether anybody was told or not.
+                    for claim in under_way.drain(..) {
+                        created.entry(claim.run.to_string()).or_insert(claim.tick);
+                    }
+                    world = begin(object(&spec, generation, &stored), now);
+                }
+                Step::Claims(good) => {
+                    for claim in std::mem::take(&mut under_way) {
+                        let result = match (good, created.contains_key(claim.run.as_str())) {
+                            (false, _) => Err(Failure::new(Reason::ClusterUnavailable, "x")),
+                            (true, true) => Ok(Claimed::AlreadyOurs),
+                            (true, false) => Ok(Claimed::Created),
+                        };
+                        if good {
+                            created.entry(claim.run.to_string()).or_insert(claim.tick);
+                        }
+                        world.claim_ended(&claim, 0, result, now);
+                    }
+                }
+            }
+            if before != spec {
+                generation += 1;
+                if (&before.0, before.1, before.2) != (&spec.0, spec.1, spec.2) {
+                    edited = now;
+                }
+                world.apply_job(object(&spec, generation, &stored), now);
+            }
+            for action in world.decide(now, &|_| false) {
+                match action {
+                    Action::Write(_, _, status) => stored = *status,
+                    Action::Claim(claim, _) => {
+                        prop_assert!(!spec.2, "suspended");
+                        prop_assert!(claim.tick > edited, "{} lies before the edit at {}", claim.tick, edited);
+                        prop_assert!(claim.tick <= claim.start && claim.start <= now);
+                        let origin = Origin::of(&claim.job, at("2026-11-24T10:00:00Z"));
+                        let schedule = Schedule::parse(&spec.0, spec.1, &origin).expect("holds");
+                        let of_it = schedule.next_after(claim.tick - TimeDelta::seconds(1));
+                        prop_assert_eq!(of_it, Some(claim.tick), "no tick of the schedule as it stands");
+                        under_way.push(claim);
+                    }
+                    _ => {}
+                }
+            }
+            prop_assert!(under_way.len() <= 1, "one claim at a time");
+        }
+    }
+}
+
+#[test]
+fn nothing_said_is_the_default() {
+    let valid = validate(&job(|_| {})).expect("holds");
+    assert_eq!(valid.timing, Timing::default());
+}
