@@ -55,6 +55,7 @@ async fn due_at_once(scene: &Scene, count: usize) -> Result<DateTime<Utc>> {
                 scene.job(&format!("many-{number}"), "echo data", |job| {
                     // Nothing of it is there, so that each run is over at once.
                     edit(job, "spec.target.name", json!("no-such-pod"));
+                    edit(job, "spec.retry", json!({"limit": 2, "backoffSeconds": 1}));
                     edit(job, "spec.schedule", json!(format!("{} {} * * *", tick.minute(), tick.hour())));
                 })
             })
@@ -73,7 +74,7 @@ async fn due_at_once(scene: &Scene, count: usize) -> Result<DateTime<Utc>> {
         if now() + TimeDelta::seconds(2) < tick {
             return Ok(tick);
         }
-        lead *= 2; // the machine is slow: the same jobs, for a later minute
+        lead = lead * 2; // the machine is slow: the same jobs, for a later minute
     }
 }
 
