@@ -5,6 +5,7 @@
     reason = "nothing of a binary is reachable from outside; `pub` says that other modules use it"
 )]
 
+mod bench;
 mod cgroup;
 mod command;
 mod debian;
@@ -109,6 +110,17 @@ enum Command {
         #[arg(long)]
         keep: bool,
     },
+    /// Measure what the operator is held to, beside what others do in the same cluster and the same run
+    Bench {
+        /// What is measured
+        part: bench::Part,
+        /// How it is printed
+        #[arg(long, default_value = "text")]
+        output: bench::Output,
+        /// With the development build: for work on the benchmark itself
+        #[arg(long)]
+        debug: bool,
+    },
     /// Build the operator's image anew and import it where the cluster runs
     Image {
         /// Build with the release profile (minutes)
@@ -178,6 +190,10 @@ fn run(command: Command) -> Result<ExitCode> {
         }
         Command::Demo { keep } => {
             demo::demo(&place, &report, keep)?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Bench { part, output, debug } => {
+            bench::bench(&place, &report, part, output, debug)?;
             Ok(ExitCode::SUCCESS)
         }
         Command::Image { release } => {
