@@ -426,6 +426,7 @@ async fn after_hours_away_the_latest_tick_runs_once_and_is_not_doubled() -> Resu
     installed
         .kubectl(&["-n", "backup-system", "set", "env", "deployment/operator", "UBO_CATCH_UP_WINDOW-"], "")
         .await?;
+    installed.kubectl(&["-n", "backup-system", "rollout", "status", "deployment/operator"], "").await?;
     Operator::now(installed).await?;
     scene.end().await
 }

@@ -127,6 +127,7 @@ async fn many_jobs_due_at_once_and_an_operator_killed_in_the_middle_lose_and_dou
     })
     .await?;
     scene.installed.kubectl(&window("UBO_CATCH_UP_WINDOW-"), "").await?;
+    scene.installed.kubectl(&["-n", "backup-system", "rollout", "status", "deployment/operator"], "").await?;
     scene::operator_ready(&scene.installed).await?;
     scene.end().await
 }
