@@ -2,14 +2,18 @@
 
 use crate::cli::backup::BackupArgs;
 use crate::cli::install::InstallArgs;
+use crate::cli::kubectl::KubectlArgs;
 use crate::cli::list::ListArgs;
 use crate::cli::restore::RestoreArgs;
 use crate::cli::schedule::ScheduleArgs;
 use crate::cli::verify::VerifyArgs;
 use crate::telemetry::LogFormat;
+use clap::{CommandFactory, FromArgMatches, Parser};
 use ipnet::IpNet;
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
 use std::time::Duration;
 
 /// What is read from the environment for a destination on the command line: keys of `secretRef`, and settings.
@@ -34,7 +38,29 @@ pub struct Args {
     pub log_format: LogFormat,
 }
 
+/// The name under which kubectl finds the plug-in.
+const PLUGIN: &str = "kubectl-backup";
+
 impl Args {
+    /// The command line of this process. Where the binary is called `kubectl-backup` (a symbolic link will do), it is what
+    /// `kubectl backup` runs. Ends the process with exit code 2 where it does not hold.
+    pub fn of_process() -> Self {
+        Self::of(std::env::args_os()).unwrap_or_else(|error| error.exit())
+    }
+
+    /// The same for these words, the program's name first.
+    fn of(words: impl IntoIterator<Item = OsString>) -> Result<Self, clap::Error> {
+        let mut words: Vec<OsString> = words.into_iter().collect();
+        let called = words.first().map(Path::new).and_then(Path::file_name);
+        if called.is_some_and(|name| name == PLUGIN) {
+            words.insert(1, "kubectl".into());
+            // As the person typed it, in usage and errors.
+            let plugin = Self::command().mut_subcommand("kubectl", |command| command.bin_name("kubectl backup"));
+            return Self::from_arg_matches(&plugin.try_get_matches_from(words)?);
+        }
+        Self::try_parse_from(words)
+    }
+
     /// Which log lines are written.
     pub fn log_filter(&self) -> &str {
         let default = if matches!(self.command, Command::Operator(_)) { "warn,ubo=info" } else { "error" };
@@ -55,6 +81,8 @@ pub enum Command {
     Verify(VerifyArgs),
     /// Print the next times at which a schedule fires
     Schedule(ScheduleArgs),
+    /// Run, watch and judge the BackupJobs of a cluster: the same as `kubectl backup`
+    Kubectl(KubectlArgs),
     /// Print what is installed in a cluster
     Install(InstallArgs),
     /// Run the operator (in a cluster)
@@ -150,7 +178,6 @@ impl Environment {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::{CommandFactory, Parser};
 
     #[test]
     fn the_flags_hold_together() {
@@ -168,26 +195,37 @@ mod tests {
             "ubo verify file:///backups latest --option region=eu-central-1",
             "ubo schedule @daily",
             "ubo install",
+            "ubo kubectl run pg --wait -n shop",
+            "ubo kubectl -n shop run pg --dry-run",
+            "ubo kubectl run pg --dry-run=server -o json",
+            "ubo kubectl list -A -o wide --context prod --kubeconfig x",
+            "ubo kubectl accept pg pg-mabcde",
+            "kubectl-backup status pg",
+            "/usr/local/bin/kubectl-backup list",
             "ubo install --namespace shop --service-account dba",
             "ubo operator --max-concurrent-runs 8",
             "ubo operator --deny-destination-cidr 10.0.0.0/8,fd00::/8 --deny-destination-cidr 192.168.0.0/16",
             "ubo operator --catch-up-window 0",
             "ubo operator --catch-up-window 90s",
         ] {
-            assert!(Args::try_parse_from(line.split(' ')).is_ok(), "{line}");
+            assert!(Args::of(line.split(' ').map(OsString::from)).is_ok(), "{line}");
         }
         for line in [
             "ubo backup --to file:///backups",
             "ubo backup --from a --command b --to file:///backups",
             "ubo restore file:///backups",
             "ubo operator --max-concurrent-runs 0",
+            "ubo kubectl list -A -n shop",
+            "ubo kubectl run pg --dry-run=perhaps",
+            "ubo status",
+            "kubectl-backup install",
             "ubo operator --deny-destination-cidr 10.0.0.1/33",
             "ubo operator --catch-up-window 10",
             "ubo operator --catch-up-window 25h",
             "ubo operator --catch-up-window 99999999999h",
             "ubo operator --catch-up-window m",
         ] {
-            assert!(Args::try_parse_from(line.split(' ')).is_err(), "{line}");
+            assert!(Args::of(line.split(' ').map(OsString::from)).is_err(), "{line}");
         }
     }
 }

@@ -1,6 +1,5 @@
 //! **W** `ubo`: operator, command line and offline restorer in one binary.
 
-use clap::Parser;
 use std::process::ExitCode;
 use ubo::args::Args;
 
@@ -10,5 +9,5 @@ fn main() -> ExitCode {
         eprintln!("ubo: a provider of cryptography was installed already; please report this");
         return ExitCode::FAILURE;
     }
-    ExitCode::from(ubo::cli::run(Args::parse()))
+    ExitCode::from(ubo::cli::run(Args::of_process()))
 }

@@ -218,6 +218,68 @@ fn an_encrypted_backup_is_read_by_age_itself_and_by_us_with_either_key() {
 }
 
 #[test]
+fn an_upload_is_slowed_down_and_whole() {
+    let scene = Scene::new();
+    let uri = scene.uri();
+    // Noise does not shrink; how long it takes is tested with a clock that stands still, in throttle.rs.
+    std::fs::write(
+        scene.at("noise"),
+        (0..7_000_000_u64).map(|i| i.wrapping_mul(0x9E37_79B9_7F4A_7C15).to_le_bytes()[6]).collect::<Vec<_>>(),
+    )
+    .unwrap();
+    let args = ["backup", "--command", "cat noise", "--name", "slow", "--to", &uri, "--bandwidth-limit", "3Mi"];
+    scene.expect(0, &args);
+    scene.expect(0, &["verify", &uri]);
+    for (limit, word) in [("0", "nothing would ever be sent"), ("fast", "not a size")] {
+        assert!(scene.error(2, &[&args[..8], &[limit]].concat()).contains(word));
+    }
+}
+
+/// `ubo` under the name by which kubectl finds it.
+#[test]
+fn it_is_a_plug_in_of_kubectl_by_its_name() {
+    let scene = Scene::new();
+    symlink(env!("CARGO_BIN_EXE_ubo"), scene.at("kubectl-backup")).unwrap();
+    let plugin = |args: &[&str]| {
+        let out = Command::new(scene.at("kubectl-backup"))
+            .args(args)
+            .current_dir(scene.folder.path())
+            .env_remove("KUBECONFIG")
+            .env("HOME", scene.folder.path())
+            .output()
+            .unwrap();
+        let said = format!("{}{}", String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr));
+        (out.status.code(), said)
+    };
+    let (code, said) = plugin(&["--help"]);
+    assert!(code == Some(0) && said.contains("Usage: kubectl backup") && said.contains("accept"), "{said}");
+    let (code, said) = plugin(&["install"]);
+    assert!(code == Some(2) && said.contains("unrecognized subcommand"), "{said}");
+    let (code, said) = plugin(&["describe", "pg", "-A"]);
+    assert!(code == Some(2) && said.contains("-n"), "{said}");
+    let (code, said) = plugin(&["list"]);
+    assert!(code == Some(1) && said.contains("set KUBECONFIG"), "{said}");
+    let (code, said) = plugin(&["list", "--kubeconfig", "nowhere"]);
+    assert!(code == Some(1) && said.contains("--kubeconfig nowhere"), "{said}");
+    // A server that is not there: closed at once, on a port that nobody listens to.
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let config = serde_json::json!({
+        "apiVersion": "v1", "kind": "Config", "current-context": "x",
+        "clusters": [{"name": "x", "cluster": {"server": format!("http://127.0.0.1:{port}")}}],
+        "contexts": [{"name": "x", "context": {"cluster": "x", "user": "x", "namespace": "shop"}}],
+        "users": [{"name": "x", "user": {}}],
+    });
+    std::fs::write(scene.at("config"), config.to_string()).unwrap();
+    let (code, said) = plugin(&["status", "--kubeconfig", "config"]);
+    assert!(code == Some(1) && said.contains("cannot be reached"), "{said}");
+    let (code, said) = plugin(&["status", "--kubeconfig", "config", "-o", "json"]);
+    let document: serde_json::Value = serde_json::from_str(&said).unwrap();
+    assert!(code == Some(1) && document["error"]["reason"] == "ClusterUnavailable", "{said}");
+    let (code, said) = plugin(&["run", "pg", "--kubeconfig", "config", "--context", "y"]);
+    assert!(code == Some(1) && said.contains("kubectl config get-contexts"), "{said}");
+}
+
+#[test]
 fn a_commands_output_goes_there_and_back() {
     let scene = Scene::new();
     let uri = scene.uri();

@@ -263,6 +263,14 @@ fn a_directory_that_outgrows_its_limit_is_ended() {
         c.disk(1000, 500, "/backup");
         assert_eq!(c.run(&plan).verdict, Some(Verdict::Tar(0)), "{:?}", c.shell);
 
+        // Unless somebody has said how large it may become.
+        plan.limits_volumes = true;
+        plan.dump.command = format!("dd if=/dev/zero of={backup}/big bs=1024 count=3000 2>/dev/null; sleep 1000");
+        assert_eq!(c.run(&plan).verdict, Some(Verdict::Full), "{:?}", c.shell);
+        plan.staged_limit_kib = 4000;
+        plan.dump.command = format!("dd if=/dev/zero of={backup}/big bs=1024 count=3000 2>/dev/null; sleep 5");
+        assert_eq!(c.run(&plan).verdict, Some(Verdict::Tar(0)), "{:?}", c.shell);
+
         // Nearly full: before the command runs, and while it does.
         c.disk(1000, 99, "/backup");
         plan.dump.command = format!("touch {}/ran", c.root.path().display());

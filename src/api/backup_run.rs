@@ -122,6 +122,11 @@ pub struct BackupRunStatus {
     /// Files in the backup, where it is an archive of files.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub files: Option<i64>,
+    /// How much smaller the backup is than those before it, where that is more than `guard.maximumShrinkPercent`. It is
+    /// kept; `kubectl backup accept` says that it is right.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 1024))]
+    pub shrunk: Option<String>,
     /// Things worth knowing that did not spoil the backup.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 100), inner(length(max = 1024)), extend("x-kubernetes-list-type" = "atomic"))]

@@ -8,6 +8,9 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 /// Longest message of a condition that we write, in bytes (the API allows 32,768).
 const MESSAGE_LIMIT: usize = 2048;
 
+/// Reason of `Healthy=False` where the last backup is much smaller than those before it.
+pub const BACKUP_SHRUNK: &str = "BackupShrunk";
+
 /// Status of a condition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Word {

@@ -49,5 +49,7 @@ pub const LABEL_RUN_UID: &str = "backup.javy.dev/run-uid";
 /// Annotation of a BackupJob that makes it the owner of an archive that belongs to another: `<cluster id>/<job UID>`, as
 /// they stand in that archive's `owner.json`.
 pub const ANNOTATION_ADOPT: &str = "backup.javy.dev/adopt";
+/// Annotation on a BackupJob: name of the run whose much smaller backup somebody has accepted.
+pub const ANNOTATION_ACCEPTED: &str = "backup.javy.dev/accepted";
 /// Finalizer that holds a BackupRun until nothing of it is left behind.
 pub const FINALIZER_RUN: &str = "backup.javy.dev/run";

@@ -3,7 +3,7 @@
 use super::surroundings::Surroundings;
 use crate::clock::Clock;
 use crate::destination::Destination;
-use crate::destination::build::build_within;
+use crate::destination::build::{build_within, limited};
 use crate::error::{Failure, Reason};
 use crate::run::AttemptId;
 use crate::run::backup::back_up;
@@ -91,6 +91,7 @@ impl ExecExecutor {
         };
         let egress = self.surroundings.egress().await?;
         let destination = build_within(&egress, &job.destination.address, &job.destination.options, &secret)?;
+        let destination = limited(destination, job.destination.bandwidth_limit, &self.clock);
         Ok((destination, Hidden::new(secret.values().map(String::as_str))))
     }
 }
@@ -132,10 +133,13 @@ impl Prepared for ExecAttempt {
             allow_empty: job.allow_empty,
             minimum_size: job.minimum_size,
             adopt: job.adopt.clone(),
+            maximum_shrink_percent: Some(job.maximum_shrink_percent),
+            accepted: job.accepted.clone(),
             id,
         };
-        let source =
-            ExecSource::new(tenants, account, pod, job.dump.clone(), job.target.path.clone(), &plan.id).hiding(hidden);
+        let source = ExecSource::new(tenants, account, pod, job.dump.clone(), job.target.path.clone(), &plan.id)
+            .hiding(hidden)
+            .with_staged_limit(job.maximum_staged_size);
         back_up(&plan, &source, destination.as_ref(), clock.as_ref(), &progress, &cancel).await
     }
 }

@@ -3,7 +3,7 @@
 use crate::api::GROUP;
 use crate::api::backup_job::BackupJobStatus;
 use crate::api::names::{JobRef, Uid};
-use crate::controller::status::foreign_owner;
+use crate::controller::status::{foreign_owner, shrunk_note};
 use crate::controller::status_writer::StatusQueue;
 use crate::run::Phase;
 use crate::run::observer::{Happening, Observer, Skip, Subject};
@@ -125,7 +125,7 @@ impl Observer for Observers {
                     ),
                 );
             }
-            Happening::Ended { phase, reason, message, duration, bytes_stored, .. } => {
+            Happening::Ended { phase, reason, message, duration, bytes_stored, shrunk, .. } => {
                 self.count_end(subject, *phase, happening);
                 let phase_word = phase.as_str();
                 let reason_word = reason.map(crate::error::Reason::as_str).unwrap_or_default();
@@ -142,6 +142,10 @@ impl Observer for Observers {
                     (_, reason) => EventKind::Failed(reason.unwrap_or(crate::error::Reason::Internal)),
                 };
                 tell(kind, note);
+                if let Some(shrunk) = shrunk {
+                    tracing::warn!(%job, run, shrunk, "the backup is much smaller than those before it");
+                    tell(EventKind::BackupShrunk, shrunk_note(run, job.name.as_str(), shrunk));
+                }
             }
             Happening::TookOver { note } => {
                 tracing::info!(%job, run, note, "archive taken over");

@@ -8,6 +8,7 @@ use crate::archive::encrypt::Recipient;
 use crate::args::Environment;
 use crate::clock::Clock;
 use crate::destination::address::Address;
+use crate::destination::build::limited;
 use crate::error::{Failure, Reason};
 use crate::run::backup::back_up;
 use crate::run::report::{Plan, Progress, Report};
@@ -47,6 +48,9 @@ pub struct BackupArgs {
     /// Encrypt for this age public key (age1…); may be given several times, then each of their private keys opens it
     #[arg(long = "recipient", short = 'r', value_name = "RECIPIENT")]
     pub recipients: Vec<String>,
+    /// Upload at most so many bytes per second: 500Ki, 10Mi
+    #[arg(long, value_name = "SIZE", value_parser = super::parse_rate)]
+    pub bandwidth_limit: Option<u64>,
     /// An empty backup is a success
     #[arg(long)]
     pub allow_empty: bool,
@@ -56,8 +60,9 @@ pub struct BackupArgs {
 }
 
 /// Backs up.
-pub async fn run(args: &BackupArgs, environment: &Environment, clock: &dyn Clock) -> Result<u8, Failure> {
+pub async fn run(args: &BackupArgs, environment: &Environment, clock: &Arc<dyn Clock>) -> Result<u8, Failure> {
     let (address, destination) = open(&args.to, &args.destination, environment)?;
+    let destination = limited(destination, args.bandwidth_limit, clock);
     let name = name(args)?;
     let now = clock.now();
     let run = RunName::new(format!("{name}-{}", now.format("%Y%m%d-%H%M%S")))?;
@@ -91,11 +96,13 @@ pub async fn run(args: &BackupArgs, environment: &Environment, clock: &dyn Clock
         recipients: recipients(args)?,
         allow_empty: args.allow_empty,
         minimum_size: None,
+        maximum_shrink_percent: None,
+        accepted: None,
     };
     let progress = Arc::new(Progress::default());
     let meter = Meter::start("backing up", &progress, None, args.destination.output == Format::Json);
     let cancel = cancel_on_signal();
-    let report = back_up(&plan, source.as_ref(), destination.as_ref(), clock, &progress, &cancel).await;
+    let report = back_up(&plan, source.as_ref(), destination.as_ref(), clock.as_ref(), &progress, &cancel).await;
     drop(meter);
     show(args, &address, &run, &report?)
 }

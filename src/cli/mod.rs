@@ -6,6 +6,7 @@
 
 pub mod backup;
 pub mod install;
+pub mod kubectl;
 pub mod list;
 pub mod progress;
 pub mod restore;
@@ -14,13 +15,14 @@ pub mod verify;
 
 use crate::archive::decrypt::Identities;
 use crate::args::{Args, Command, Environment};
-use crate::clock::SystemClock;
+use crate::clock::{Clock, SystemClock};
 use crate::destination::Destination;
 use crate::destination::address::Address;
 use crate::destination::build::build;
 use crate::error::{Failure, Reason};
 use crate::repository::catalog::{self, Archive};
 use crate::telemetry::init_logging;
+use crate::validate::quantity_in_bytes;
 use schedule::Format;
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -51,6 +53,14 @@ pub struct DestinationArgs {
     pub output: Format,
 }
 
+/// A rate as Kubernetes writes sizes.
+fn parse_rate(text: &str) -> Result<u64, String> {
+    match quantity_in_bytes(text)? {
+        0 => Err("nothing would ever be sent".into()),
+        rate => Ok(rate),
+    }
+}
+
 fn parse_option(text: &str) -> Result<(String, String), String> {
     let (key, value) = text.split_once('=').ok_or("write it as KEY=VALUE")?;
     Ok((key.into(), value.into()))
@@ -69,17 +79,19 @@ pub fn run(args: Args) -> u8 {
             return FAILED;
         }
     };
-    let (environment, clock) = (Environment::read(), SystemClock);
+    let (environment, clock) = (Environment::read(), Arc::new(SystemClock) as Arc<dyn Clock>);
     runtime.block_on(async {
         match args.command {
             Command::Backup(args) => ended(args.destination.output, backup::run(&args, &environment, &clock).await),
             Command::List(args) => ended(args.destination.output, list::run(&args, &environment).await),
             Command::Restore(args) => ended(args.destination.output, restore::run(&args, &environment).await),
             Command::Verify(args) => ended(args.destination.output, verify::run(&args, &environment).await),
+            Command::Kubectl(args) => kubectl::run(&args, &clock).await,
             Command::Install(args) => ended(Format::Text, install::run(&args)),
             Command::Operator(args) => ended(Format::Text, crate::app::operate(&args).await.map(|()| GOOD)),
             Command::Schedule(args) => {
-                schedule::run(&args, &clock, &mut io::stdout().lock(), &mut io::stderr().lock()).unwrap_or(FAILED)
+                schedule::run(&args, clock.as_ref(), &mut io::stdout().lock(), &mut io::stderr().lock())
+                    .unwrap_or(FAILED)
             }
         }
     })

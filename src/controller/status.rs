@@ -1,11 +1,11 @@
 //! **P** Status of a BackupJob: what is known of it and its runs, and the old status, to the new one.
 
-use crate::api::ANNOTATION_ADOPT;
 use crate::api::backup_job::{BackupJob, BackupJobStatus, JobPhase};
 use crate::api::backup_run::{BackupRun, BackupRunStatus};
-use crate::api::conditions::{self, Word};
+use crate::api::conditions::{self, BACKUP_SHRUNK, Word};
 use crate::api::names::JobRef;
 use crate::api::time::{from_time, to_time};
+use crate::api::{ANNOTATION_ACCEPTED, ANNOTATION_ADOPT};
 use crate::error::{Failure, Reason};
 use crate::run::Phase;
 use crate::run::ports::phase_of;
@@ -60,7 +60,7 @@ pub fn derive(facts: Facts<'_>, old: &BackupJobStatus) -> BackupJobStatus {
         status.last_exit_code = exit_code;
     }
     note_success(&mut status, &runs);
-    note_health(&mut status, &runs, generation, now);
+    note_health(&mut status, job, &runs, now);
     note_owner(&mut status, job, &runs, now);
     let (word, reason, message) = match readiness {
         Readiness::Unknown => (Word::Unknown, "Checking", "not looked at yet"),
@@ -121,8 +121,21 @@ fn note_success(status: &mut BackupJobStatus, runs: &[&BackupRun]) {
     }
 }
 
-fn note_health(status: &mut BackupJobStatus, runs: &[&BackupRun], generation: Option<i64>, now: DateTime<Utc>) {
+/// The last run's verdict. A backup that shrank is sound in itself, but nobody should trust it before somebody has looked.
+fn note_health(status: &mut BackupJobStatus, job: &BackupJob, runs: &[&BackupRun], now: DateTime<Utc>) {
+    let generation = job.metadata.generation;
     let last = runs.iter().rev().find(|run| counts(run));
+    let accepted = job.metadata.annotations.as_ref().and_then(|all| all.get(ANNOTATION_ACCEPTED));
+    let old = status.conditions.iter().find(|c| c.type_ == "Healthy");
+    let shrunk = last.filter(|run| accepted.is_none() || run.metadata.name.as_ref() != accepted);
+    if let Some(run) = shrunk.filter(|run| phase_of(run) == Phase::Succeeded)
+        && let Some(by) = status_of(run).and_then(|found| found.shrunk.as_deref())
+    {
+        let name = run.metadata.name.as_deref().unwrap_or_default();
+        let message = shrunk_note(name, job.metadata.name.as_deref().unwrap_or_default(), by);
+        conditions::set(&mut status.conditions, "Healthy", Word::False, BACKUP_SHRUNK, &message, generation, now);
+        return;
+    }
     let (word, reason, message) = match last {
         Some(run) if phase_of(run) == Phase::Succeeded => {
             (Word::True, "BackupSucceeded".to_owned(), "the last backup is whole")
@@ -132,8 +145,14 @@ fn note_health(status: &mut BackupJobStatus, runs: &[&BackupRun], generation: Op
             let reason = found.and_then(|s| s.reason.clone()).unwrap_or_else(|| Reason::Internal.as_str().to_owned());
             (Word::False, reason, found.and_then(|s| s.message.as_deref()).unwrap_or("the last backup failed"))
         }
-        // Runs may all have been pruned: then the condition stays as it is.
-        None if status.conditions.iter().any(|c| c.type_ == "Healthy") => return,
+        // Runs may all have been pruned: then the condition stays as it is, unless what it complains of is accepted.
+        None if old.is_some_and(|c| c.reason == BACKUP_SHRUNK)
+            && accepted.is_some()
+            && status.last_successful_run.as_ref() == accepted =>
+        {
+            (Word::True, "BackupSucceeded".to_owned(), "the last backup is whole, and accepted as it is")
+        }
+        None if old.is_some() => return,
         None => (Word::Unknown, "NoBackupYet".to_owned(), "no run has ended yet"),
     };
     conditions::set(&mut status.conditions, "Healthy", word, &reason, message, generation, now);
@@ -168,6 +187,11 @@ pub fn foreign_owner(job: &JobRef, owner: &str) -> String {
          --overwrite {ANNOTATION_ADOPT}={owner}; if not, give it another spec.archiveName or uri",
         job.name, job.namespace
     )
+}
+
+/// What is said of a backup that shrank: by how much, and what to do.
+pub fn shrunk_note(run: &str, job: &str, by: &str) -> String {
+    format!("{run}: {by}. It is kept. Look whether that is right; if it is: kubectl backup accept {job} {run}")
 }
 
 fn job_phase(phase: Phase) -> JobPhase {

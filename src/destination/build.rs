@@ -9,8 +9,10 @@ use super::address::Address;
 use super::egress::Egress;
 use super::object_store::ObjectStore;
 use super::resolver::{Guarded, check_url};
+use super::throttle::{Bandwidth, Throttled};
 use super::uploads::Uploads;
 use super::volume::Volume;
+use crate::clock::Clock;
 use crate::error::{Failure, Reason};
 use opendal::Operator;
 use opendal::services::S3;
@@ -32,6 +34,18 @@ const CONNECT_LIMIT: Duration = Duration::from_secs(15);
 const UNACKNOWLEDGED_LIMIT: Duration = Duration::from_mins(1);
 /// Between two bytes of an answer, the time in which our own body is sent included.
 const SILENCE_LIMIT: Duration = Duration::from_mins(5);
+
+/// The same destination, with at most so many bytes per second for all uploads together, where a limit was said.
+pub fn limited(
+    destination: Arc<dyn Destination>,
+    bytes_per_second: Option<u64>,
+    clock: &Arc<dyn Clock>,
+) -> Arc<dyn Destination> {
+    match bytes_per_second {
+        None => destination,
+        Some(rate) => Arc::new(Throttled::new(destination, Arc::new(Bandwidth::new(rate)), Arc::clone(clock))),
+    }
+}
 
 /// Builds a destination for the command line, which connects wherever its user's network does. `credentials` has the keys
 /// of the environment.

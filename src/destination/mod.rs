@@ -17,6 +17,7 @@ pub mod egress;
 pub mod faulty;
 pub mod object_store;
 mod resolver;
+pub mod throttle;
 mod transport;
 mod uploads;
 pub mod volume;

@@ -126,6 +126,18 @@ pub struct Compression {
     pub frame_size: u64,
 }
 
+/// How much smaller a backup is than those before it, where that is more than `guard.maximumShrinkPercent`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Shrunk {
+    /// By so many percent of the median, cut off.
+    pub percent: u32,
+    /// Raw bytes: the median of the backups that it was compared with.
+    pub median: u64,
+    /// How many those were.
+    pub of: u32,
+}
+
 /// `manifest.json`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -182,6 +194,9 @@ pub struct Manifest {
     pub raw: Sum,
     /// All stored bytes of the data, segments put together.
     pub stored: Sum,
+    /// It is much smaller than those before it, and nobody had said that this is right when it was made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shrunk: Option<Shrunk>,
     /// Regular files in the tar.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub files: Option<u64>,

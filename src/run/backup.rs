@@ -4,7 +4,7 @@
 //! owner.json ► started.json ► open the source ─► bytes ─┬► TarWatch (a tar: is its end there? anything in it?)
 //!                                                       └► Encoder ─► frames ─► Seal (encryption) ─► staged object(s)
 //!   ... the source has ended ...
-//! completion ► tar end ► guards ► commit ► sizes ► log.txt ► manifest.json ► read back ► sizes again ► Report
+//! completion ► tar end ► guards ► commit ► sizes ► compared with those before ► log.txt ► manifest.json ► read back ► sizes again ► Report
 //! ```
 //! # What may be called a backup
 //! The channel of the source closing proves nothing: a cut connection closes it too. Only [`Completion`] counts, then the
@@ -35,7 +35,7 @@
 //! them are committed at the end, in order.
 
 use super::Phase;
-use super::guard::guard;
+use super::guard::{guard, shrunk, shrunk_message};
 use super::report::{Ownership, Plan, Progress, Report, StoredObject};
 use crate::api::names::ObjectKey;
 use crate::archive::encode::{Encoder, FRAME_SIZE};
@@ -44,10 +44,10 @@ use crate::archive::{Measure, Tally};
 use crate::clock::Clock;
 use crate::destination::{Destination, Put, Staged, Stored};
 use crate::error::{Failure, Reason};
-use crate::repository::catalog::read_document;
+use crate::repository::catalog::{self, read_document};
 use crate::repository::layout;
 use crate::repository::manifest::{
-    self, Compression, FORMAT_VERSION, Manifest, Object, Outcome, Owner, OwnerDocument, StartedDocument,
+    self, Compression, FORMAT_VERSION, Manifest, Object, Outcome, Owner, OwnerDocument, Shrunk, StartedDocument,
 };
 use crate::source::tar_end::{Counts, TarFault, TarWatch};
 use crate::source::{Capture, CaptureFacts, Completion, Content, Source};
@@ -334,6 +334,8 @@ impl Attempt<'_> {
         for warning in &ending.warnings {
             self.warn(warning.clone());
         }
+        let shrunk = self.compare(raw.size, completion).await;
+        let shrunk_message = shrunk.as_ref().map(|shrunk| shrunk_message(raw.size, shrunk));
         let log = self.store_log(&ending.log).await?;
         let segments: Vec<Object> = self
             .segments
@@ -382,6 +384,7 @@ impl Attempt<'_> {
             encryption_recipients: self.plan.recipients.iter().map(|to| to.as_str().to_owned()).collect(),
             raw: raw.clone().into(),
             stored: stored.clone().into(),
+            shrunk,
             files: counts.map(|counts| counts.files),
             segments,
             log,
@@ -412,11 +415,30 @@ impl Attempt<'_> {
             bytes_read: raw.size,
             bytes_stored: stored.size,
             files: counts.map(|counts| counts.files),
+            shrunk: shrunk_message,
             warnings: self.warnings.clone(),
             exit_code: ending.exit_code,
             pod: facts.pod.clone(),
             consistency: facts.consistency,
         })
+    }
+
+    /// Whether it is much smaller than those before it. Not knowing that spoils no backup, but is said.
+    async fn compare(&mut self, raw_size: u64, completion: &Completion) -> Option<Shrunk> {
+        let maximum = self.plan.maximum_shrink_percent.filter(|_| matches!(completion, Completion::Complete(_)))?;
+        let archive = &self.plan.id.archive;
+        let archives = match catalog::load(self.destination, &format!("{archive}/")).await {
+            Ok(archives) => archives,
+            Err(failure) => {
+                let reason = failure.reason;
+                self.warn(format!(
+                    "whether it has shrunk is not known: the backups before it could not be read ({reason})"
+                ));
+                return None;
+            }
+        };
+        let ours = archives.iter().find(|found| found.name == archive.as_str())?;
+        shrunk(raw_size, &ours.backups, maximum, self.plan.accepted.as_deref())
     }
 
     /// The last of what the command said, if it said anything.

@@ -88,6 +88,8 @@ pub enum Happening {
         bytes_read: u64,
         /// Bytes stored.
         bytes_stored: u64,
+        /// How much smaller the backup is than those before it, where that is more than the guard allows.
+        shrunk: Option<String>,
         /// When the run started.
         started: Option<DateTime<Utc>>,
     },

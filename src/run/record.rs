@@ -84,6 +84,7 @@ pub fn begin_attempt(
     status.spec.get_or_insert_with(|| spec.clone());
     (status.exit_code, status.bytes_read, status.bytes_stored, status.files, status.size) =
         (None, None, None, None, None);
+    status.shrunk = None;
     conditions::set(
         &mut status.conditions,
         "Complete",
@@ -273,6 +274,7 @@ fn note_report(status: &mut BackupRunStatus, report: &Report) {
         bytes_read,
         bytes_stored,
         files,
+        shrunk,
         warnings,
         exit_code,
         pod,
@@ -285,6 +287,7 @@ fn note_report(status: &mut BackupRunStatus, report: &Report) {
     status.bytes_stored = Some(signed(*bytes_stored));
     status.size = Some(human_size(*bytes_stored));
     status.files = files.map(signed);
+    status.shrunk.clone_from(shrunk);
     status.warnings =
         warnings.iter().take(WARNINGS_LIMIT).map(|text| crate::error::cut(text, 512).to_owned()).collect();
     status.destinations = vec![DestinationStatus {
@@ -350,6 +353,7 @@ pub fn ended(status: &BackupRunStatus, now: DateTime<Utc>) -> Option<Happening> 
         duration: started.and_then(|started| (now - started).to_std().ok()).unwrap_or_default(),
         bytes_read: unsigned(status.bytes_read),
         bytes_stored: unsigned(status.bytes_stored),
+        shrunk: status.shrunk.clone(),
         started,
     })
 }

@@ -27,6 +27,10 @@ pub struct Plan {
     pub allow_empty: bool,
     /// Least raw size in bytes of a good backup.
     pub minimum_size: Option<u64>,
+    /// By how many percent a backup may be smaller than those before it without being flagged; `None`: by any.
+    pub maximum_shrink_percent: Option<u32>,
+    /// Name of the run whose smaller backup somebody has accepted.
+    pub accepted: Option<String>,
 }
 
 /// Live counters, read by whoever shows them.
@@ -84,6 +88,8 @@ pub struct Report {
     pub bytes_stored: u64,
     /// Files in the tar.
     pub files: Option<u64>,
+    /// How much smaller it is than those before it, for a person, where that is more than the guard allows.
+    pub shrunk: Option<String>,
     /// Said but not fatal.
     pub warnings: Vec<String>,
     /// Exit code of the command.

@@ -57,6 +57,7 @@ impl ExecSource {
             run_uid: id.run_uid.clone(),
             target_path,
             staged_limit_kib: STAGED_LIMIT_KIB,
+            limits_volumes: false,
         };
         Self { tenants, account, pod, plan, times: Times::default(), hidden: Hidden::default() }
     }
@@ -65,6 +66,16 @@ impl ExecSource {
     #[must_use]
     pub fn hiding(mut self, hidden: Hidden) -> Self {
         self.hidden = hidden;
+        self
+    }
+
+    /// The same, with another limit of a dump's directory, in bytes: then it holds where a volume is mounted too.
+    #[must_use]
+    pub fn with_staged_limit(mut self, bytes: Option<u64>) -> Self {
+        if let Some(bytes) = bytes {
+            self.plan.staged_limit_kib = bytes.div_ceil(1024);
+            self.plan.limits_volumes = true;
+        }
         self
     }
 
@@ -379,6 +390,7 @@ mod tests {
             run_uid: Uid::new("6b1cbb4c-0000-4000-8000-000000000001").unwrap(),
             target_path: None,
             staged_limit_kib: 1,
+            limits_volumes: false,
         }
     }
 

@@ -90,8 +90,10 @@ pub struct Plan {
     pub run_uid: Uid,
     /// `UBO_TARGET_PATH` for the command.
     pub target_path: Option<String>,
-    /// Limit of the backup directory in KiB, where no volume is mounted there.
+    /// Limit of the backup directory in KiB.
     pub staged_limit_kib: u64,
+    /// Whether it holds where a volume is mounted there too.
+    pub limits_volumes: bool,
 }
 
 impl Plan {
@@ -126,7 +128,7 @@ impl Plan {
             directory,
             self.run_uid.as_str(),
             piped,
-            &self.staged_limit_kib.to_string(),
+            &format!("{}{}", self.staged_limit_kib, if self.limits_volumes { "v" } else { "" }),
             &seconds.to_string(),
             self.run.as_str(),
             self.target_path.as_deref().unwrap_or_default(),
@@ -198,9 +200,9 @@ impl Plan {
             Verdict::Full => (
                 Reason::StagingFull,
                 format!(
-                    "{directory} grew beyond {} MiB, and the command was ended before the node's disk fills up: let it write \
-                     to standard output, or mount a volume at {directory}",
-                    self.staged_limit_kib / 1024
+                    "{directory} grew beyond {} KiB, and the command was ended before the disk fills up: let it write to \
+                     standard output, mount a volume at {directory}, or raise guard.maximumStagedSize",
+                    self.staged_limit_kib
                 ),
             ),
             Verdict::DiskFull => (
@@ -298,6 +300,7 @@ mod tests {
             run_uid: Uid::new("6b1cbb4c-0000-4000-8000-000000000001").unwrap(),
             target_path: None,
             staged_limit_kib: STAGED_LIMIT_KIB,
+            limits_volumes: false,
         }
     }
 

@@ -92,6 +92,8 @@ kinds! {
     AttemptRetried: "Warning" "Backup",
     /// The run ended well.
     BackupSucceeded: "Normal" "Backup",
+    /// Whole and kept, but much smaller than those before it.
+    BackupShrunk: "Warning" "Backup",
     /// Kept, but the source was not whole.
     BackupIncomplete: "Warning" "Backup",
     /// An archive that was another BackupJob's is this one's from now on.

@@ -9,6 +9,7 @@
 
 use super::readiness::{Gate, Readiness};
 use crate::api::backup_job::BackupJobStatus;
+use crate::api::conditions::BACKUP_SHRUNK;
 use crate::api::names::JobRef;
 use crate::error::Reason;
 use crate::run::Phase;
@@ -94,6 +95,10 @@ metrics! {
         "Bytes handed to destinations, failed attempts included.",
     JobReady: Gauge "ubo_job_ready" ["namespace", "job"]
         "1 if the BackupJob can run, 0 if its condition Ready is not True.",
+    JobHealthy: Gauge "ubo_job_healthy" ["namespace", "job"]
+        "1 if the condition Healthy is True, 0 if it is False; absent before the first run has ended.",
+    JobBackupShrunk: Gauge "ubo_job_backup_shrunk" ["namespace", "job"]
+        "1 if the last backup is much smaller than those before it and nobody has accepted that, 0 if not.",
     JobLastRun: Gauge "ubo_job_last_run_timestamp_seconds" ["namespace", "job"]
         "Start of the last run; absent before the first.",
     JobLastSuccess: Gauge "ubo_job_last_success_timestamp_seconds" ["namespace", "job"]
@@ -226,6 +231,8 @@ pub struct Metrics {
     read_bytes: IntCounterVec,
     stored_bytes: IntCounterVec,
     job_ready: IntGaugeVec,
+    job_healthy: IntGaugeVec,
+    job_backup_shrunk: IntGaugeVec,
     job_last_run: IntGaugeVec,
     job_last_success: IntGaugeVec,
     job_consecutive_failures: IntGaugeVec,
@@ -266,6 +273,8 @@ impl Metrics {
             read_bytes: counters(Metric::ReadBytes)?,
             stored_bytes: counters(Metric::StoredBytes)?,
             job_ready: gauges(Metric::JobReady)?,
+            job_healthy: gauges(Metric::JobHealthy)?,
+            job_backup_shrunk: gauges(Metric::JobBackupShrunk)?,
             job_last_run: gauges(Metric::JobLastRun)?,
             job_last_success: gauges(Metric::JobLastSuccess)?,
             job_consecutive_failures: gauges(Metric::JobConsecutiveFailures)?,
@@ -299,6 +308,8 @@ impl Metrics {
             read_bytes,
             stored_bytes,
             job_ready,
+            job_healthy,
+            job_backup_shrunk,
             job_last_run,
             job_last_success,
             job_consecutive_failures,
@@ -311,7 +322,7 @@ impl Metrics {
             jobs: _,
             at_scrape: _,
         } = self;
-        let all: [Box<dyn Collector>; 20] = [
+        let all: [Box<dyn Collector>; 22] = [
             Box::new(ready.clone()),
             Box::new(leader.clone()),
             Box::new(runs.clone()),
@@ -323,6 +334,8 @@ impl Metrics {
             Box::new(read_bytes.clone()),
             Box::new(stored_bytes.clone()),
             Box::new(job_ready.clone()),
+            Box::new(job_healthy.clone()),
+            Box::new(job_backup_shrunk.clone()),
             Box::new(job_last_run.clone()),
             Box::new(job_last_success.clone()),
             Box::new(job_consecutive_failures.clone()),
@@ -398,6 +411,15 @@ impl Metrics {
         let _known = self.series(job);
         let ready = status.conditions.iter().any(|c| c.type_ == "Ready" && c.status == "True");
         self.job_ready.with_label_values(&labels).set(i64::from(ready));
+        let healthy = status.conditions.iter().find(|c| c.type_ == "Healthy");
+        let shrunk = healthy.is_some_and(|c| c.status == "False" && c.reason == BACKUP_SHRUNK);
+        self.job_backup_shrunk.with_label_values(&labels).set(i64::from(shrunk));
+        match healthy.filter(|c| c.status != "Unknown") {
+            Some(condition) => {
+                self.job_healthy.with_label_values(&labels).set(i64::from(condition.status == "True"));
+            }
+            None => drop(self.job_healthy.remove_label_values(&labels)),
+        }
         self.job_consecutive_failures.with_label_values(&labels).set(status.consecutive_failures.unwrap_or(0));
         for (gauge, time) in [
             (&self.job_last_run, &status.last_run_time),
@@ -441,6 +463,8 @@ impl Metrics {
     fn hide_gauges(&self, labels: &[&str; 2]) {
         for gauge in [
             &self.job_ready,
+            &self.job_healthy,
+            &self.job_backup_shrunk,
             &self.job_last_run,
             &self.job_last_success,
             &self.job_consecutive_failures,

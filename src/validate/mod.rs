@@ -21,6 +21,7 @@ mod pod_selector;
 mod problems;
 mod quantity;
 mod read;
+mod settings;
 #[cfg(test)]
 mod tests;
 mod timing;
@@ -120,6 +121,8 @@ pub struct DestinationPlan {
     pub options: BTreeMap<String, String>,
     /// Secret in the job's namespace.
     pub secret: Option<String>,
+    /// Bytes per second that are uploaded at most.
+    pub bandwidth_limit: Option<u64>,
 }
 
 /// A BackupJob that holds. Only what this version implements can be in it.
@@ -163,6 +166,12 @@ pub struct ValidatedJob {
     pub allow_empty: bool,
     /// Least raw size in bytes of a good backup.
     pub minimum_size: Option<u64>,
+    /// By how many percent a backup may be smaller than those before it without being flagged.
+    pub maximum_shrink_percent: u32,
+    /// Name of the run whose smaller backup somebody has accepted (an annotation).
+    pub accepted: Option<String>,
+    /// Limit of a dump's directory in bytes, where one was said.
+    pub maximum_staged_size: Option<u64>,
     /// How many succeeded scheduled BackupRuns stay.
     pub keep_successful: u32,
     /// How many others stay.

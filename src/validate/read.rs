@@ -4,15 +4,14 @@
 use super::problems::{Invalid, Problems};
 use super::{
     DEFAULT_DIRECTORY, DEFAULT_SERVICE_ACCOUNT, DestinationPlan, Dump, DumpForm, Target, Timing, ValidatedJob,
-    WorkloadKind, dump_form, later, options, pod_selector, quantity, timing::timing,
+    WorkloadKind, dump_form, later, options, pod_selector, settings, timing::timing,
 };
-use crate::api::ANNOTATION_ADOPT;
 use crate::api::backup_job::{
-    BackupJob, BackupJobSpec, CompressionSpec, DeletionPolicy, DestinationSpec, DestinationType, EncryptionSpec,
-    GuardSpec, NamedDestination, OnChange, Output, PodChoice, RetrySpec, StrategySpec, StrategyType, TargetKind,
-    TargetSpec, Via,
+    BackupJob, BackupJobSpec, CompressionSpec, DeletionPolicy, DestinationSpec, DestinationType, NamedDestination,
+    OnChange, Output, PodChoice, RetrySpec, StrategySpec, StrategyType, TargetKind, TargetSpec, Via,
 };
 use crate::api::names::{JobName, JobRef, Namespace, ObjectKey, Uid};
+use crate::api::{ANNOTATION_ACCEPTED, ANNOTATION_ADOPT};
 use crate::archive::encrypt::Recipient;
 use crate::destination::address::Address;
 use crate::schedule::cron::{Origin, Schedule};
@@ -47,6 +46,7 @@ struct Identity {
     uid: Uid,
     created: DateTime<Utc>,
     adopt: Option<String>,
+    accepted: Option<String>,
 }
 
 fn identity(job: &BackupJob, problems: &mut Problems) -> Option<Identity> {
@@ -59,9 +59,11 @@ fn identity(job: &BackupJob, problems: &mut Problems) -> Option<Identity> {
     if created.is_none() {
         problems.invalid("metadata.creationTimestamp", "absent; the object does not come from an API server");
     }
-    let adopt =
-        meta.annotations.as_ref().and_then(|found| found.get(ANNOTATION_ADOPT)).map(|text| text.trim().to_owned());
-    Some(Identity { job: JobRef { namespace: namespace?, name: name? }, uid: uid?, created: created?, adopt })
+    let annotation =
+        |key: &str| meta.annotations.as_ref().and_then(|found| found.get(key)).map(|text| text.trim().to_owned());
+    let (adopt, accepted) = (annotation(ANNOTATION_ADOPT), annotation(ANNOTATION_ACCEPTED));
+    let job = JobRef { namespace: namespace?, name: name? };
+    Some(Identity { job, uid: uid?, created: created?, adopt, accepted })
 }
 
 /// The value, or its failure as a problem of field `path`.
@@ -84,15 +86,14 @@ struct Parts {
     service_account: String,
     compression_level: i32,
     recipients: Vec<Recipient>,
-    allow_empty: bool,
-    minimum_size: Option<u64>,
+    guard: settings::Guard,
     keep_successful: u32,
     keep_failed: u32,
 }
 
 impl Parts {
     fn into_job(self, identity: Identity) -> ValidatedJob {
-        let Identity { job, uid, created, adopt } = identity;
+        let Identity { job, uid, created, adopt, accepted } = identity;
         ValidatedJob {
             job,
             uid,
@@ -111,8 +112,11 @@ impl Parts {
             service_account: self.service_account,
             compression_level: self.compression_level,
             recipients: self.recipients,
-            allow_empty: self.allow_empty,
-            minimum_size: self.minimum_size,
+            allow_empty: self.guard.allow_empty,
+            minimum_size: self.guard.minimum_size,
+            maximum_shrink_percent: self.guard.maximum_shrink_percent,
+            accepted,
+            maximum_staged_size: self.guard.maximum_staged_size,
             keep_successful: self.keep_successful,
             keep_failed: self.keep_failed,
         }
@@ -177,7 +181,7 @@ fn spec(spec: &BackupJobSpec, identity: Option<&Identity>, problems: &mut Proble
     let backoff = within("spec.retry.backoffSeconds", backoff_seconds.unwrap_or(30), 1..=600, problems);
     let CompressionSpec { level } = compression.clone().unwrap_or_default();
     let compression_level = within("spec.compression.level", level.unwrap_or(3), 1..=19, problems);
-    let recipients = encryption.as_ref().map_or_else(Vec::new, |spec| recipients(spec, problems));
+    let recipients = encryption.as_ref().map_or_else(Vec::new, |spec| settings::recipients(spec, problems));
     let keep_successful = within(
         "spec.successfulRunsHistoryLimit",
         successful_runs_history_limit.unwrap_or(3),
@@ -186,7 +190,7 @@ fn spec(spec: &BackupJobSpec, identity: Option<&Identity>, problems: &mut Proble
     );
     let keep_failed =
         within("spec.failedRunsHistoryLimit", failed_runs_history_limit.unwrap_or(3), 0..=HISTORY_LIMIT, problems);
-    let (allow_empty, minimum_size) = guard(guard_spec.clone().unwrap_or_default(), problems);
+    let guard = settings::guard(guard_spec.clone().unwrap_or_default(), problems);
 
     let service_account = service_account_name.as_deref().unwrap_or(DEFAULT_SERVICE_ACCOUNT);
     object_name("spec.serviceAccountName", service_account, problems);
@@ -210,14 +214,13 @@ fn spec(spec: &BackupJobSpec, identity: Option<&Identity>, problems: &mut Proble
         service_account: service_account.to_owned(),
         compression_level,
         recipients,
-        allow_empty,
-        minimum_size,
+        guard,
         keep_successful,
         keep_failed,
     })
 }
 
-fn within<T: PartialOrd + fmt::Display + Copy>(
+pub(super) fn within<T: PartialOrd + fmt::Display + Copy>(
     path: &str,
     value: T,
     range: std::ops::RangeInclusive<T>,
@@ -417,7 +420,7 @@ fn destination(spec: &DestinationSpec, problems: &mut Problems) -> Option<Destin
     if let Some(secret) = secret_ref {
         object_name("spec.destination.secretRef", secret, problems);
     }
-    problems.unsupported_field("spec.destination.bandwidthLimit", bandwidth_limit.is_some());
+    let bandwidth_limit = settings::bandwidth("spec.destination.bandwidthLimit", bandwidth_limit.as_ref(), problems);
     if *kind != DestinationType::custom {
         for (field, value) in [
             ("image", image),
@@ -454,7 +457,7 @@ fn destination(spec: &DestinationSpec, problems: &mut Problems) -> Option<Destin
         return None;
     };
     let address = taken("spec.destination.uri", Address::parse(uri), problems)?;
-    Some(DestinationPlan { address, options: options_map.clone(), secret: secret_ref.clone() })
+    Some(DestinationPlan { address, options: options_map.clone(), secret: secret_ref.clone(), bandwidth_limit })
 }
 
 /// How the uri of a type begins; `None`: in any way.
@@ -499,40 +502,4 @@ fn schedule(
             Err(Reported)
         }
     }
-}
-
-/// Who can read the backups.
-fn recipients(spec: &EncryptionSpec, problems: &mut Problems) -> Vec<Recipient> {
-    let EncryptionSpec { recipients, identity_secret_ref } = spec;
-    if recipients.is_empty() {
-        problems.invalid("spec.encryption.recipients", "is needed; leave encryption out for archives in the clear");
-    }
-    problems.unsupported_field("spec.encryption.identitySecretRef", identity_secret_ref.is_some());
-    let mut read = Vec::new();
-    for (index, text) in recipients.iter().enumerate() {
-        match Recipient::parse(text) {
-            Ok(recipient) => read.push(recipient),
-            Err(why) => problems.invalid(format_args!("spec.encryption.recipients[{index}]"), why),
-        }
-    }
-    read
-}
-
-/// Whether an empty backup is good, and the least size of a good one.
-fn guard(spec: GuardSpec, problems: &mut Problems) -> (bool, Option<u64>) {
-    let GuardSpec { minimum_size, maximum_shrink_percent, maximum_staged_size, allow_empty, allow_live_database } =
-        spec;
-    problems.default_only("spec.guard.maximumShrinkPercent", maximum_shrink_percent.as_ref(), &50);
-    problems.default_only("spec.guard.allowLiveDatabase", allow_live_database.as_ref(), &false);
-    if let Some(size) = maximum_staged_size {
-        let path = "spec.guard.maximumStagedSize";
-        match quantity::bytes(&size.0) {
-            Ok(bytes) if bytes == 4 << 30 => {}
-            Ok(_) => problems.unsupported(path, format_args!("{size}, other than the default 4Gi,")),
-            Err(why) => problems.invalid(path, why),
-        }
-    }
-    let minimum = minimum_size
-        .and_then(|size| quantity::bytes(&size.0).map_err(|why| problems.invalid("spec.guard.minimumSize", why)).ok());
-    (allow_empty.unwrap_or(false), minimum)
 }

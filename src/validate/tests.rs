@@ -54,6 +54,20 @@ fn refused(path: &str, value: &Value) -> Invalid {
 const RECIPIENT: &str = "age1ql3z7hjy54pw3hyww5ayyfg7zqgvc7w3j2elw8zmrj2kg5sfn9aqmcac8p";
 
 #[test]
+fn guard_and_bandwidth_are_read() {
+    let plain = validate(&serde_json::from_value(example()).unwrap()).unwrap();
+    assert_eq!((plain.maximum_shrink_percent, plain.accepted, plain.maximum_staged_size), (50, None, None));
+    assert_eq!(plain.destination.bandwidth_limit, None);
+    let mut document = example();
+    set(&mut document, "spec.guard", json!({ "maximumShrinkPercent": 20, "maximumStagedSize": "8Gi" }));
+    set(&mut document, "spec.destination.bandwidthLimit", json!("10Mi"));
+    document["metadata"]["annotations"] = json!({ crate::api::ANNOTATION_ACCEPTED: "pg-m1" });
+    let valid = validate(&serde_json::from_value(document).unwrap()).unwrap();
+    assert_eq!((valid.maximum_shrink_percent, valid.accepted.as_deref()), (20, Some("pg-m1")));
+    assert_eq!((valid.maximum_staged_size, valid.destination.bandwidth_limit), (Some(8 << 30), Some(10 << 20)));
+}
+
+#[test]
 fn who_can_read_it_is_read() {
     let mut document = example();
     set(&mut document, "spec.encryption.recipients", json!([RECIPIENT]));
@@ -216,6 +230,10 @@ fn what_does_not_hold_is_refused_with_its_path_and_reason() {
         ("spec.guard", json!({ "minimumSize": "much" }), "spec.guard.minimumSize", Reason::InvalidSpec),
         ("spec.serviceAccountName", json!("X"), "spec.serviceAccountName", Reason::InvalidSpec),
         ("spec.encryption", json!({}), "spec.encryption.recipients", Reason::InvalidSpec),
+        ("spec.destination.bandwidthLimit", json!("fast"), "spec.destination.bandwidthLimit", Reason::InvalidSpec),
+        ("spec.destination.bandwidthLimit", json!("0"), "spec.destination.bandwidthLimit", Reason::InvalidSpec),
+        ("spec.guard.maximumShrinkPercent", json!(101), "spec.guard.maximumShrinkPercent", Reason::InvalidSpec),
+        ("spec.guard.maximumStagedSize", json!("0"), "spec.guard.maximumStagedSize", Reason::InvalidSpec),
         (
             "spec.encryption.recipients",
             json!([RECIPIENT, "age1x"]),
@@ -292,7 +310,6 @@ fn not_implemented() -> Vec<(&'static str, Value, &'static str)> {
             json!({ "type": "custom", "command": "cat", "image": "x", "listCommand": "ls", "readCommand": "cat", "deleteCommand": "rm" }),
             "spec.destination.type",
         ),
-        field("spec.destination.bandwidthLimit", json!("1Mi")),
         field("spec.strategy.type", json!("copy")),
         field("spec.strategy.type", json!("snapshot")),
         field("spec.strategy.type", json!("custom")),
@@ -308,8 +325,6 @@ fn not_implemented() -> Vec<(&'static str, Value, &'static str)> {
         ("spec.retention.keepMonthly", json!(1), "spec.retention"),
         ("spec.retention.keepYearly", json!(1), "spec.retention"),
         ("spec.retention", json!({ "keepWithin": "30d", "secretRef": "x" }), "spec.retention"),
-        field("spec.guard.maximumShrinkPercent", json!(10)),
-        field("spec.guard.maximumStagedSize", json!("5Gi")),
         field("spec.guard.allowLiveDatabase", json!(true)),
         (
             "spec.encryption",
@@ -415,6 +430,10 @@ const IMPLEMENTED: &[&str] = &[
     "spec.retry.backoffSeconds",
     "spec.retry.limit",
     "spec.schedule",
+    "spec.destination.bandwidthLimit",
+    "spec.encryption.recipients",
+    "spec.guard.maximumShrinkPercent",
+    "spec.guard.maximumStagedSize",
     "spec.serviceAccountName",
     "spec.startingDeadlineSeconds",
     "spec.strategy.allowUncheckedPipes",

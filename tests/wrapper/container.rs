@@ -102,6 +102,7 @@ impl Container {
             run_uid: Uid::new(UID).unwrap(),
             target_path: Some("/var/lib/data".to_owned()),
             staged_limit_kib: STAGED_LIMIT_KIB,
+            limits_volumes: false,
         }
     }
 

@@ -146,3 +146,43 @@ fn retention_stops_in_a_foreign_archive_until_it_is_the_own() {
     let status = of(&job(false), &Readiness::Ready, &[failed, again], &status);
     assert_eq!(condition(&status).map(|found| found.0).as_deref(), Some("False"));
 }
+
+fn healthy(status: &BackupJobStatus) -> (String, String, String) {
+    let found = status.conditions.iter().find(|c| c.type_ == "Healthy").expect("a verdict").clone();
+    (found.status, found.reason, found.message)
+}
+
+#[test]
+fn a_backup_that_shrank_is_unhealthy_until_it_is_accepted() {
+    let small = || {
+        run(
+            "pg-m1",
+            &json!({"phase": "Succeeded", "startTime": "2026-11-24T10:00:00Z", "bytesStored": 10,
+                         "shrunk": "holds 10, 90 % less than the backup before it (100)"}),
+        )
+    };
+    let none = BackupJobStatus::default();
+    let flagged = of(&job(false), &Readiness::Ready, &[small()], &none);
+    let (word, reason, message) = healthy(&flagged);
+    assert_eq!((word.as_str(), reason.as_str()), ("False", BACKUP_SHRUNK));
+    assert!(message.contains("90 % less") && message.contains("kubectl backup accept pg pg-m1"), "{message}");
+    assert_eq!(flagged.last_successful_run.as_deref(), Some("pg-m1"), "it is kept, and is a success");
+
+    let mut accepted = job(false);
+    accepted.metadata.annotations = Some([(ANNOTATION_ACCEPTED.to_owned(), "pg-m1".to_owned())].into());
+    assert_eq!(healthy(&of(&accepted, &Readiness::Ready, &[small()], &flagged)).0, "True");
+    // The run was pruned before somebody looked.
+    assert_eq!(healthy(&of(&job(false), &Readiness::Ready, &[], &flagged)).0, "False");
+    assert_eq!(healthy(&of(&accepted, &Readiness::Ready, &[], &flagged)).0, "True");
+    // Another run is not the one that was accepted.
+    let other = run(
+        "pg-m2",
+        &json!({"phase": "Succeeded", "startTime": "2026-11-24T11:00:00Z", "bytesStored": 1, "shrunk": "holds 1"}),
+    );
+    assert_eq!(healthy(&of(&accepted, &Readiness::Ready, &[small(), other], &flagged)).0, "False");
+    // The next one is as large as before; and a failure has a verdict of its own.
+    let good = ended("pg-m3", "2026-11-24T12:00:00Z", "Succeeded");
+    assert_eq!(healthy(&of(&job(false), &Readiness::Ready, &[small(), good], &flagged)).0, "True");
+    let failed = ended("pg-m4", "2026-11-24T12:00:00Z", "Failed");
+    assert_eq!(healthy(&of(&job(false), &Readiness::Ready, &[small(), failed], &flagged)).1, "CommandFailed");
+}

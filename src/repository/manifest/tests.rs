@@ -31,6 +31,7 @@ pub(crate) fn sample() -> Manifest {
         encryption_recipients: vec![],
         raw: Sum { size: 10, digest: "aa".into() },
         stored: Sum { size: 9, digest: "bb".into() },
+        shrunk: None,
         files: None,
         segments: vec![Object { name: "dump.zst".into(), size: 9, digest: "bb".into() }],
         log: None,

@@ -93,6 +93,8 @@ async fn with_encrypted_backup(
         recipients,
         allow_empty: false,
         minimum_size: None,
+        maximum_shrink_percent: None,
+        accepted: None,
     };
     let clock = FixedClock::at(DateTime::UNIX_EPOCH);
     let source = Fixed(content, raw.to_vec());

@@ -35,6 +35,7 @@ fn report(phase: Phase, reason: Option<Reason>) -> Report {
         bytes_read: 1024,
         bytes_stored: 10,
         files: None,
+        shrunk: None,
         warnings: vec!["w".into(); 50],
         exit_code: Some(0),
         pod: Some("postgres-0".into()),

@@ -194,6 +194,7 @@ fn report() -> Report {
         bytes_read: 100,
         bytes_stored: 10,
         files: None,
+        shrunk: None,
         warnings: Vec::new(),
         exit_code: Some(0),
         pod: Some("postgres-0".into()),

@@ -2,7 +2,7 @@
 # What goes over which stream, and why, is told in ../wrapper.rs. Comment lines are cut before it is sent.
 #
 # $1 nonce  $2 command  $3 stdout|directory  $4 directory  $5 UID of the run  $6 plain|piped|allowed
-# $7 limit of the directory in KiB  $8 seconds between heartbeats  $9 name of the run  ${10} target path or nothing
+# $7 limit of the directory in KiB, with a v behind it for volumes too  $8 seconds between heartbeats  $9 name of the run  ${10} target path or nothing
 
 ubo_n=$1 ubo_c=$2 ubo_f=$3 ubo_d=$4 ubo_u=$5 ubo_q=$6 ubo_m=$7 ubo_t=$8
 UBO_RUN=$9; export UBO_RUN
@@ -148,16 +148,17 @@ ubo_watch() {
 ubo_watched() { ubo_watch 4>&- & ubo_w=$!; }
 
 # What is wrong with the room for the directory, in ubo_v: `disk`, `full` or nothing. Less than a ninth free, as `df` counts
-# it, is a little more than the tenth of everything below which a kubelet evicts. A volume has no limit but its own size.
+# it, is a little more than the tenth of everything below which a kubelet evicts. A volume has no limit but its own size,
+# unless somebody has set one.
 ubo_room() {
   ubo_v=$(df -Pk "$ubo_d" 2>/dev/null | { read -r ubo_p; read -r ubo_p a b c d e; echo "${b:-0} ${c:-0} ${e:-/}"; })
   set -- $ubo_v
   ubo_v=
   [ $# -ge 3 ] && [ $(($1 + $2)) -gt 0 ] || return 0
   if [ $(($2 * 9)) -lt $(($1 + $2)) ]; then ubo_v=disk; return 0; fi
-  [ "$3" = / ] || return 0
+  case $ubo_m in *v) ;; *) [ "$3" = / ] || return 0 ;; esac
   ubo_p=$(du -sk "$ubo_d" 2>/dev/null | { read -r a b; echo "${a:-0}"; })
-  [ "${ubo_p:-0}" -le "$ubo_m" ] || ubo_v=full
+  [ "${ubo_p:-0}" -le "${ubo_m%v}" ] || ubo_v=full
 }
 
 ubo_beat() {

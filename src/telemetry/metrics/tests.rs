@@ -21,8 +21,11 @@ fn status() -> BackupJobStatus {
     let ready = json!({
         "type": "Ready", "status": "True", "reason": "Valid", "message": "", "lastTransitionTime": "2026-01-01T00:00:00Z",
     });
+    let healthy = json!({
+        "type": "Healthy", "status": "False", "reason": "BackupShrunk", "message": "", "lastTransitionTime": "2026-01-01T00:00:00Z",
+    });
     serde_json::from_value(json!({
-        "conditions": [ready],
+        "conditions": [ready, healthy],
         "lastRunTime": "2026-01-01T00:00:00Z",
         "lastSuccessTime": "2025-12-31T00:00:00Z",
         "nextRunTime": "2026-01-02T00:00:00Z",
@@ -160,4 +163,19 @@ fn a_job_that_has_never_run_shows_no_time() {
     assert!(!text(&metrics).contains("ubo_job_next_run_timestamp_seconds{"));
     metrics.job_seen(&job("pg"), &BackupJobStatus::default());
     assert!(has(&metrics, r#"ubo_job_ready{job="pg",namespace="default"} 0"#));
+}
+
+#[test]
+fn health_is_shown_and_goes_with_its_job() {
+    let metrics = busy();
+    assert!(has(&metrics, r#"ubo_job_healthy{job="pg",namespace="default"} 0"#), "{}", text(&metrics));
+    assert!(has(&metrics, r#"ubo_job_backup_shrunk{job="pg",namespace="default"} 1"#));
+    let mut good = status();
+    good.conditions[1].status = "True".into();
+    good.conditions[1].reason = "BackupSucceeded".into();
+    metrics.job_seen(&job("pg"), &good);
+    assert!(has(&metrics, r#"ubo_job_healthy{job="pg",namespace="default"} 1"#));
+    assert!(has(&metrics, r#"ubo_job_backup_shrunk{job="pg",namespace="default"} 0"#));
+    metrics.job_removed(&job("pg"));
+    assert!(!text(&metrics).contains("ubo_job_healthy{"));
 }

@@ -240,6 +240,12 @@ impl Scene {
         Ok(chunks.concat())
     }
 
+    /// Bytes of one object of a run's folder, by its name.
+    pub async fn object(&self, status: &BackupRunStatus, name: &str) -> Result<Vec<u8>> {
+        let folder = status.destinations.first().and_then(|found| found.folder.as_deref()).context("a folder")?;
+        self.read(&format!("{folder}/{name}")).await
+    }
+
     /// The one archive or dump of a run that succeeded, decompressed by `zstd -d`: what a person would do by hand.
     pub async fn decompressed(&self, status: &BackupRunStatus) -> Result<Vec<u8>> {
         let destination = status.destinations.first().context("a destination")?;

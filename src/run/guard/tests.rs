@@ -1,0 +1,93 @@
+use super::*;
+use crate::api::names::ObjectKey;
+use crate::repository::manifest::tests::sample;
+use chrono::{DateTime, TimeDelta};
+use proptest::prelude::*;
+
+/// A backup of so many raw bytes, made on day `day`.
+fn backup(day: i64, raw: u64) -> Backup {
+    let mut manifest = sample();
+    manifest.run = format!("pg-{day}");
+    manifest.started_at = DateTime::UNIX_EPOCH + TimeDelta::days(day);
+    manifest.raw.size = raw;
+    manifest.outcome = Outcome::Complete;
+    manifest.shrunk = None;
+    Backup { folder: ObjectKey::new(format!("default/pg/pg-{day}")).unwrap(), manifest }
+}
+
+/// Backups of these sizes, the newest first.
+fn newest_first(sizes: &[u64]) -> Vec<Backup> {
+    sizes.iter().zip((0..100).rev()).map(|(size, day)| backup(day, *size)).collect()
+}
+
+fn percent(raw: u64, before: &[Backup], maximum: u32, accepted: Option<&str>) -> Option<(u32, u64, u32)> {
+    shrunk(raw, before, maximum, accepted).map(|Shrunk { percent, median, of }| (percent, median, of))
+}
+
+#[test]
+fn it_is_compared_with_the_median_of_five() {
+    assert_eq!(percent(0, &[], 50, None), None, "the first one has nothing before it");
+    let before = newest_first(&[100, 110, 90, 1, 105, 9999, 9999]);
+    assert_eq!(percent(50, &before, 50, None), None, "half is allowed");
+    assert_eq!(percent(49, &before, 50, None), Some((51, 100, 5)));
+    assert_eq!(percent(0, &before, 100, None), None, "100: anything is allowed");
+    assert_eq!(percent(99, &before, 0, None), Some((1, 100, 5)));
+    assert_eq!(percent(100, &before, 0, None), None);
+    assert_eq!(percent(10, &newest_first(&[100]), 50, None), Some((90, 100, 1)));
+    assert_eq!(percent(10, &newest_first(&[100, 200]), 50, None), Some((93, 150, 2)));
+    assert_eq!(percent(0, &newest_first(&[0, 0]), 50, None), None, "nothing is smaller than nothing");
+    let incomplete: Vec<Backup> = before
+        .into_iter()
+        .map(|mut backup| {
+            backup.manifest.outcome = Outcome::Incomplete;
+            backup
+        })
+        .collect();
+    assert_eq!(percent(0, &incomplete, 50, None), None, "what is not whole is no measure");
+}
+
+#[test]
+fn empty_nights_do_not_become_the_rule_until_somebody_says_so() {
+    let mut before = newest_first(&[100, 100, 100]);
+    for night in 200..210 {
+        let found = shrunk(3, &before, 50, None).expect("flagged");
+        let mut small = backup(night, 3);
+        small.manifest.shrunk = Some(found);
+        before.insert(0, small);
+    }
+    assert_eq!(percent(3, &before, 50, None), Some((97, 100, 3)), "the tenth night is as wrong as the first");
+    assert_eq!(percent(3, &before, 50, Some("pg-209")), None);
+    assert_eq!(percent(1, &before, 50, Some("pg-209")), Some((66, 3, 1)), "from there on it is the measure");
+    assert_eq!(percent(3, &before, 50, Some("pg-1")), Some((97, 100, 3)), "of an unknown or another run");
+    let grown = backup(210, 90);
+    before.insert(0, grown);
+    assert_eq!(percent(90, &before, 50, Some("pg-209")), None);
+}
+
+#[test]
+fn the_message_has_the_numbers() {
+    let found = shrunk(1024, &newest_first(&[4096, 4096, 8192]), 50, None).unwrap();
+    assert_eq!(shrunk_message(1024, &found), "holds 1.0Ki, 75 % less than the median of the 3 before it (4.0Ki)");
+    let found = shrunk(1, &newest_first(&[100]), 50, None).unwrap();
+    assert_eq!(shrunk_message(1, &found), "holds 1, 99 % less than the backup before it (100)");
+}
+
+proptest! {
+    #[test]
+    fn what_is_as_large_as_all_before_it_is_never_flagged(
+        sizes in proptest::collection::vec(any::<u64>(), 0..9), maximum in 0_u32..=100,
+    ) {
+        let largest = sizes.iter().copied().max().unwrap_or(0);
+        prop_assert!(shrunk(largest, &newest_first(&sizes), maximum, None).is_none());
+    }
+
+    #[test]
+    fn what_is_smaller_than_allowed_against_the_smallest_always_is(
+        sizes in proptest::collection::vec(1000_u64.., 1..9), maximum in 0_u32..100,
+    ) {
+        let smallest = sizes.iter().copied().min().unwrap_or(0);
+        let raw = u64::try_from(u128::from(smallest) * u128::from(100 - maximum) / 100).unwrap() - 1;
+        let found = shrunk(raw, &newest_first(&sizes), maximum, None);
+        prop_assert!(found.is_some_and(|found| found.percent >= maximum && found.of <= 5));
+    }
+}
