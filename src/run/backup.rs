@@ -438,7 +438,8 @@ impl Attempt<'_> {
             }
         };
         let ours = archives.iter().find(|found| found.name == archive.as_str())?;
-        shrunk(raw_size, &ours.backups, maximum, self.plan.accepted.as_deref())
+        let before = ours.backups.iter().map(|backup| &backup.manifest);
+        shrunk(raw_size, before, maximum, self.plan.accepted.as_deref())
     }
 
     /// The last of what the command said, if it said anything.

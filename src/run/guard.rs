@@ -2,8 +2,7 @@
 
 use super::record::human_size;
 use crate::error::{Failure, Reason};
-use crate::repository::catalog::Backup;
-use crate::repository::manifest::{Outcome, Shrunk};
+use crate::repository::manifest::{Manifest, Outcome, Shrunk};
 use crate::source::Completion;
 use crate::source::tar_end::Counts;
 
@@ -54,24 +53,28 @@ pub fn guard(
 }
 
 /// Whether a backup of `raw` bytes is smaller by more than `maximum_percent` than the median of the last five complete ones,
-/// where there are any. `backups` are those of the same archive, newest first.
+/// where there are any. `backups` are those of the same archive, the newest first.
 ///
 /// A backup that was flagged is not taken as a measure for the next ones: otherwise three empty nights would make an empty
 /// database the rule. Once its run is `accepted`, it is the oldest that counts: from then on the new size is the rule.
-pub fn shrunk(raw: u64, backups: &[Backup], maximum_percent: u32, accepted: Option<&str>) -> Option<Shrunk> {
-    let complete = backups.iter().filter(|backup| backup.manifest.outcome == Outcome::Complete);
-    let is_accepted = |backup: &&Backup| accepted == Some(backup.manifest.run.as_str());
-    let since = complete.clone().find(is_accepted).map(|backup| backup.manifest.started_at);
-    let counts = |backup: &&Backup| {
-        since.is_none_or(|since| backup.manifest.started_at >= since)
-            && (backup.manifest.shrunk.is_none() || is_accepted(backup))
+pub fn shrunk<'a>(
+    raw: u64,
+    backups: impl Iterator<Item = &'a Manifest> + Clone,
+    maximum_percent: u32,
+    accepted: Option<&str>,
+) -> Option<Shrunk> {
+    let complete = backups.filter(|backup| backup.outcome == Outcome::Complete);
+    let is_accepted = |backup: &Manifest| accepted == Some(backup.run.as_str());
+    let since = complete.clone().find(|backup| is_accepted(backup)).map(|backup| backup.started_at);
+    let counts = |backup: &&Manifest| {
+        since.is_none_or(|since| backup.started_at >= since) && (backup.shrunk.is_none() || is_accepted(backup))
     };
-    let mut sizes: Vec<u64> = complete.filter(counts).take(COMPARED).map(|backup| backup.manifest.raw.size).collect();
+    let mut sizes: Vec<u64> = complete.filter(counts).take(COMPARED).map(|backup| backup.raw.size).collect();
     sizes.sort_unstable();
     let middle = sizes.len() / 2;
     let median = match sizes.len() {
         0 => return None,
-        even if even % 2 == 0 => sizes[middle - 1].midpoint(sizes[middle]),
+        even if even.is_multiple_of(2) => sizes[middle - 1].midpoint(sizes[middle]),
         _ => sizes[middle],
     };
     let allowed = 100_u64.saturating_sub(maximum_percent.into());

@@ -1,4 +1,4 @@
-//! **A** The cluster of the person who types: his kubeconfig, his rights, his errors.
+//! **W** The cluster of the person who types: his kubeconfig, his rights, his errors.
 
 use super::ClusterArgs;
 use crate::api::backup_job::BackupJob;

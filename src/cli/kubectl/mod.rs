@@ -23,6 +23,7 @@ use kube::ResourceExt;
 use rand::RngExt;
 use serde::Serialize;
 use serde_json::{Value, json};
+use show::Verdict;
 use std::sync::Arc;
 
 /// How often another name is tried where one is taken: 26^5 of them are never all in use.
@@ -260,9 +261,10 @@ fn print_list<T: Serialize>(items: &[T]) -> Result<(), Failure> {
 }
 
 fn nothing_found(cluster: &Cluster, what: &str) {
-    match cluster.everywhere() {
-        true => eprintln!("No {what} found"),
-        false => eprintln!("No {what} found in {} namespace.", cluster.namespace()),
+    if cluster.everywhere() {
+        eprintln!("No {what} found");
+    } else {
+        eprintln!("No {what} found in {} namespace.", cluster.namespace());
     }
 }
 
@@ -391,9 +393,13 @@ async fn status(
             }
         }
     }
+    let verdicts: Vec<Verdict> = jobs.iter().map(show::verdict).collect();
     // The worst of them.
-    let codes: Vec<u8> = jobs.iter().map(show::verdict).collect();
-    Ok([FAILED, INCOMPLETE].into_iter().find(|code| codes.contains(code)).unwrap_or(GOOD))
+    Ok(match () {
+        () if verdicts.contains(&Verdict::Failed) => FAILED,
+        () if verdicts.contains(&Verdict::Incomplete) => INCOMPLETE,
+        () => GOOD,
+    })
 }
 
 #[cfg(test)]

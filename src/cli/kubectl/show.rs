@@ -4,7 +4,6 @@ use crate::api::backup_job::{BackupJob, JobPhase};
 use crate::api::backup_run::{BackupRun, BackupRunStatus};
 use crate::api::conditions::BACKUP_SHRUNK;
 use crate::api::time::from_time;
-use crate::cli::{FAILED, GOOD, INCOMPLETE};
 use crate::run::Phase;
 use crate::run::ports::phase_of;
 use crate::run::record::human_size;
@@ -165,16 +164,27 @@ fn phase_word(phase: Option<&JobPhase>) -> &str {
     phase.map_or("", JobPhase::as_str)
 }
 
-/// Whether all is well with a BackupJob, as an exit code.
-pub(super) fn verdict(job: &BackupJob) -> u8 {
+/// Whether all is well with a BackupJob.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// It is, as far as anything is known.
+    Good,
+    /// Its last backup is there, but not whole, or much smaller than those before it.
+    Incomplete,
+    /// It cannot run, or its last run failed.
+    Failed,
+}
+
+/// The verdict on a BackupJob.
+pub(super) fn verdict(job: &BackupJob) -> Verdict {
     let is_false = |kind| condition(job, kind).filter(|found| found.status == "False");
     if is_false("Ready").is_some() {
-        return FAILED;
+        return Verdict::Failed;
     }
-    let Some(healthy) = is_false("Healthy") else { return GOOD };
+    let Some(healthy) = is_false("Healthy") else { return Verdict::Good };
     let phase = job.status.as_ref().and_then(|status| status.phase.clone());
     let partly = matches!(phase, Some(JobPhase::Incomplete | JobPhase::PartiallyStored));
-    if partly || healthy.reason == BACKUP_SHRUNK { INCOMPLETE } else { FAILED }
+    if partly || healthy.reason == BACKUP_SHRUNK { Verdict::Incomplete } else { Verdict::Failed }
 }
 
 /// What is wrong with a BackupJob, and what to do.
@@ -234,7 +244,12 @@ impl Fields {
 }
 
 fn indented(text: &str) -> String {
-    text.lines().map(|line| format!("  {line}\n")).collect()
+    let mut indented = String::new();
+    for line in text.lines() {
+        // Writing to a string cannot fail.
+        let _ = writeln!(indented, "  {line}");
+    }
+    indented
 }
 
 fn conditions(list: &[Condition], now: DateTime<Utc>) -> String {

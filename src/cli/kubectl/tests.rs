@@ -91,17 +91,17 @@ fn tables_have_kubectls_columns() {
 fn status_says_whether_all_is_well() {
     let ready = says("Ready", "True", "Ready");
     for (conditions, phase, code) in [
-        (json!([ready, says("Healthy", "True", "BackupSucceeded")]), "Succeeded", GOOD),
-        (json!([ready, says("Healthy", "Unknown", "NoBackupYet")]), "Scheduled", GOOD),
-        (json!([]), "Pending", GOOD),
-        (json!([ready, says("Healthy", "False", "CommandFailed")]), "Failed", FAILED),
-        (json!([ready, says("Healthy", "False", "SourceIncomplete")]), "Incomplete", INCOMPLETE),
-        (json!([ready, says("Healthy", "False", "BackupShrunk")]), "Succeeded", INCOMPLETE),
-        (json!([says("Ready", "False", "NotSupported"), says("Healthy", "True", "x")]), "NotReady", FAILED),
+        (json!([ready, says("Healthy", "True", "BackupSucceeded")]), "Succeeded", Verdict::Good),
+        (json!([ready, says("Healthy", "Unknown", "NoBackupYet")]), "Scheduled", Verdict::Good),
+        (json!([]), "Pending", Verdict::Good),
+        (json!([ready, says("Healthy", "False", "CommandFailed")]), "Failed", Verdict::Failed),
+        (json!([ready, says("Healthy", "False", "SourceIncomplete")]), "Incomplete", Verdict::Incomplete),
+        (json!([ready, says("Healthy", "False", "BackupShrunk")]), "Succeeded", Verdict::Incomplete),
+        (json!([says("Ready", "False", "NotSupported"), says("Healthy", "True", "x")]), "NotReady", Verdict::Failed),
     ] {
         let job = job("pg", &json!({"conditions": conditions, "phase": phase}));
         assert_eq!(verdict(&job), code, "{conditions}");
-        assert_eq!(complaint(&job).is_some(), code != GOOD, "{conditions}");
+        assert_eq!(complaint(&job).is_some(), code != Verdict::Good, "{conditions}");
     }
     let job = job(
         "pg",

@@ -1,27 +1,26 @@
 use super::*;
-use crate::api::names::ObjectKey;
 use crate::repository::manifest::tests::sample;
 use chrono::{DateTime, TimeDelta};
 use proptest::prelude::*;
 
 /// A backup of so many raw bytes, made on day `day`.
-fn backup(day: i64, raw: u64) -> Backup {
+fn backup(day: i64, raw: u64) -> Manifest {
     let mut manifest = sample();
     manifest.run = format!("pg-{day}");
     manifest.started_at = DateTime::UNIX_EPOCH + TimeDelta::days(day);
     manifest.raw.size = raw;
     manifest.outcome = Outcome::Complete;
     manifest.shrunk = None;
-    Backup { folder: ObjectKey::new(format!("default/pg/pg-{day}")).unwrap(), manifest }
+    manifest
 }
 
 /// Backups of these sizes, the newest first.
-fn newest_first(sizes: &[u64]) -> Vec<Backup> {
+fn newest_first(sizes: &[u64]) -> Vec<Manifest> {
     sizes.iter().zip((0..100).rev()).map(|(size, day)| backup(day, *size)).collect()
 }
 
-fn percent(raw: u64, before: &[Backup], maximum: u32, accepted: Option<&str>) -> Option<(u32, u64, u32)> {
-    shrunk(raw, before, maximum, accepted).map(|Shrunk { percent, median, of }| (percent, median, of))
+fn percent(raw: u64, before: &[Manifest], maximum: u32, accepted: Option<&str>) -> Option<(u32, u64, u32)> {
+    shrunk(raw, before.iter(), maximum, accepted).map(|Shrunk { percent, median, of }| (percent, median, of))
 }
 
 #[test]
@@ -36,10 +35,10 @@ fn it_is_compared_with_the_median_of_five() {
     assert_eq!(percent(10, &newest_first(&[100]), 50, None), Some((90, 100, 1)));
     assert_eq!(percent(10, &newest_first(&[100, 200]), 50, None), Some((93, 150, 2)));
     assert_eq!(percent(0, &newest_first(&[0, 0]), 50, None), None, "nothing is smaller than nothing");
-    let incomplete: Vec<Backup> = before
+    let incomplete: Vec<Manifest> = before
         .into_iter()
         .map(|mut backup| {
-            backup.manifest.outcome = Outcome::Incomplete;
+            backup.outcome = Outcome::Incomplete;
             backup
         })
         .collect();
@@ -50,9 +49,9 @@ fn it_is_compared_with_the_median_of_five() {
 fn empty_nights_do_not_become_the_rule_until_somebody_says_so() {
     let mut before = newest_first(&[100, 100, 100]);
     for night in 200..210 {
-        let found = shrunk(3, &before, 50, None).expect("flagged");
+        let found = shrunk(3, before.iter(), 50, None).expect("flagged");
         let mut small = backup(night, 3);
-        small.manifest.shrunk = Some(found);
+        small.shrunk = Some(found);
         before.insert(0, small);
     }
     assert_eq!(percent(3, &before, 50, None), Some((97, 100, 3)), "the tenth night is as wrong as the first");
@@ -66,9 +65,9 @@ fn empty_nights_do_not_become_the_rule_until_somebody_says_so() {
 
 #[test]
 fn the_message_has_the_numbers() {
-    let found = shrunk(1024, &newest_first(&[4096, 4096, 8192]), 50, None).unwrap();
+    let found = shrunk(1024, newest_first(&[4096, 4096, 8192]).iter(), 50, None).unwrap();
     assert_eq!(shrunk_message(1024, &found), "holds 1.0Ki, 75 % less than the median of the 3 before it (4.0Ki)");
-    let found = shrunk(1, &newest_first(&[100]), 50, None).unwrap();
+    let found = shrunk(1, newest_first(&[100]).iter(), 50, None).unwrap();
     assert_eq!(shrunk_message(1, &found), "holds 1, 99 % less than the backup before it (100)");
 }
 
@@ -78,7 +77,7 @@ proptest! {
         sizes in proptest::collection::vec(any::<u64>(), 0..9), maximum in 0_u32..=100,
     ) {
         let largest = sizes.iter().copied().max().unwrap_or(0);
-        prop_assert!(shrunk(largest, &newest_first(&sizes), maximum, None).is_none());
+        prop_assert!(shrunk(largest, newest_first(&sizes).iter(), maximum, None).is_none());
     }
 
     #[test]
@@ -87,7 +86,7 @@ proptest! {
     ) {
         let smallest = sizes.iter().copied().min().unwrap_or(0);
         let raw = u64::try_from(u128::from(smallest) * u128::from(100 - maximum) / 100).unwrap() - 1;
-        let found = shrunk(raw, &newest_first(&sizes), maximum, None);
+        let found = shrunk(raw, newest_first(&sizes).iter(), maximum, None);
         prop_assert!(found.is_some_and(|found| found.percent >= maximum && found.of <= 5));
     }
 }
