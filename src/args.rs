@@ -8,7 +8,7 @@ use crate::cli::restore::RestoreArgs;
 use crate::cli::schedule::ScheduleArgs;
 use crate::cli::verify::VerifyArgs;
 use crate::telemetry::LogFormat;
-use clap::{CommandFactory, FromArgMatches, Parser};
+use clap::{Args as _, FromArgMatches, Parser};
 use ipnet::IpNet;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -50,13 +50,18 @@ impl Args {
 
     /// The same for these words, the program's name first.
     fn of(words: impl IntoIterator<Item = OsString>) -> Result<Self, clap::Error> {
-        let mut words: Vec<OsString> = words.into_iter().collect();
+        let words: Vec<OsString> = words.into_iter().collect();
         let called = words.first().map(Path::new).and_then(Path::file_name);
         if called.is_some_and(|name| name == PLUGIN) {
-            words.insert(1, "kubectl".into());
             // As the person typed it, in usage and errors.
-            let plugin = Self::command().mut_subcommand("kubectl", |command| command.bin_name("kubectl backup"));
-            return Self::from_arg_matches(&plugin.try_get_matches_from(words)?);
+            let plugin = clap::Command::new(PLUGIN)
+                .bin_name("kubectl backup")
+                .about("Run, watch and judge the BackupJobs of a cluster")
+                .version(env!("CARGO_PKG_VERSION"))
+                .max_term_width(120);
+            let matches = KubectlArgs::augment_args(plugin).try_get_matches_from(words)?;
+            let command = Command::Kubectl(KubectlArgs::from_arg_matches(&matches)?);
+            return Ok(Self { command, log: None, log_format: LogFormat::default() });
         }
         Self::try_parse_from(words)
     }
@@ -178,6 +183,7 @@ impl Environment {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use clap::CommandFactory;
 
     #[test]
     fn the_flags_hold_together() {
