@@ -30,7 +30,7 @@ pub struct Args {
     #[command(subcommand)]
     pub command: Command,
     /// Which log lines are written (to standard error): `info`, `warn,ubo::run=debug`, … (default: `warn,ubo=info` for the
-    /// operator, `error` otherwise)
+    /// operator, `off` for `kubectl`, `error` otherwise)
     #[arg(long, global = true, env = "UBO_LOG")]
     pub log: Option<String>,
     /// How log lines look
@@ -68,7 +68,12 @@ impl Args {
 
     /// Which log lines are written.
     pub fn log_filter(&self) -> &str {
-        let default = if matches!(self.command, Command::Operator(_)) { "warn,ubo=info" } else { "error" };
+        let default = match self.command {
+            Command::Operator(_) => "warn,ubo=info",
+            // What the client library says of a server that is not there, the error says too.
+            Command::Kubectl(_) => "off",
+            _ => "error",
+        };
         self.log.as_deref().unwrap_or(default)
     }
 }
