@@ -161,7 +161,10 @@ async fn act(args: &KubectlArgs, clock: &dyn Clock) -> Result<u8, Failure> {
     let cluster = Cluster::connect(&args.cluster).await?;
     let output = args.cluster.output;
     match &args.command {
-        KubectlCommand::Run { job, wait, write } => start(&cluster, job, *wait, write.dry_run, output).await,
+        KubectlCommand::Run { job, wait, write } => {
+            // It holds a whole run and what waits for it: too large for every caller's stack.
+            Box::pin(start(&cluster, job, *wait, write.dry_run, output)).await
+        }
         KubectlCommand::List { job } => list(&cluster, job.as_deref(), output, clock).await,
         KubectlCommand::Describe { name } => describe(&cluster, name, output, clock).await,
         KubectlCommand::Cancel { run, write } => cancel(&cluster, run, write.dry_run, output).await,
