@@ -92,6 +92,10 @@ impl Destination for Throttled {
     async fn delete(&self, key: &ObjectKey) -> Result<(), Failure> {
         self.inner.delete(key).await
     }
+
+    async fn abort_uploads(&self, prefix: &str) -> Result<usize, Failure> {
+        self.inner.abort_uploads(prefix).await
+    }
 }
 
 struct ThrottledUpload {

@@ -11,6 +11,7 @@
 //!
 //! What had to stay is said, not failed for: each attempt has a folder of its own, so that it is in nobody's way.
 
+use super::guard::shrunk_message;
 use super::report::{Ownership, Recovered, Report, StoredObject};
 use super::{AttemptId, Phase};
 use crate::api::names::ObjectKey;
@@ -107,6 +108,7 @@ fn report(folder: &ObjectKey, manifest: &Manifest) -> Report {
         bytes_read: manifest.raw.size,
         bytes_stored: manifest.stored.size,
         files: manifest.files,
+        shrunk: manifest.shrunk.as_ref().map(|shrunk| shrunk_message(manifest.raw.size, shrunk)),
         warnings: manifest.warnings.clone(),
         exit_code: manifest.exit_code,
         pod: manifest.pod.clone(),

@@ -61,6 +61,8 @@ async fn backed_up(destination: &Faulty) -> Report {
         compression_level: 3,
         allow_empty: false,
         minimum_size: None,
+        maximum_shrink_percent: None,
+        accepted: None,
         recipients: Vec::new(),
         adopt: None,
     };
