@@ -314,6 +314,14 @@ pub(crate) struct Relay {
     pub(crate) address: String,
     open: Arc<Mutex<Vec<AbortHandle>>>,
     held: tokio::sync::watch::Sender<bool>,
+    down: Arc<Mutex<Down>>,
+}
+
+/// What has come back from the server, in bytes, and after how many of them everything is cut.
+#[derive(Default)]
+struct Down {
+    passed: u64,
+    cut_at: Option<u64>,
 }
 
 impl Relay {
@@ -322,22 +330,34 @@ impl Relay {
         let address = listener.local_addr().unwrap().to_string();
         let open = Arc::<Mutex<Vec<AbortHandle>>>::default();
         let (held, watch) = tokio::sync::watch::channel(false);
-        let handles = open.clone();
+        let down = Arc::<Mutex<Down>>::default();
+        let (handles, count) = (open.clone(), down.clone());
         tokio::spawn(async move {
             while let Ok((near, _)) = listener.accept().await {
                 let far = TcpStream::connect(&to).await.unwrap();
                 let (near_read, near_write) = near.into_split();
                 let (far_read, far_write) = far.into_split();
                 let both = futures::future::join(
-                    pass(near_read, far_write, watch.clone()),
-                    pass(far_read, near_write, watch.clone()),
+                    pass(near_read, far_write, watch.clone(), None),
+                    pass(far_read, near_write, watch.clone(), Some((count.clone(), handles.clone()))),
                 );
                 let (task, handle) = abortable(both);
                 handles.lock().unwrap().push(handle);
                 tokio::spawn(task);
             }
         });
-        Relay { address, open, held }
+        Relay { address, open, held, down }
+    }
+
+    /// Bytes that have come back from the server.
+    pub(crate) fn passed(&self) -> u64 {
+        self.down.lock().unwrap().passed
+    }
+
+    /// Cuts every connection when exactly so many bytes more have come back from the server.
+    pub(crate) fn cut_after(&self, bytes: u64) {
+        let mut down = self.down.lock().unwrap();
+        down.cut_at = Some(down.passed + bytes);
     }
 
     /// Every connection is gone at once, on both sides.
@@ -357,6 +377,7 @@ async fn pass(
     mut from: tokio::net::tcp::OwnedReadHalf,
     mut to: tokio::net::tcp::OwnedWriteHalf,
     mut held: tokio::sync::watch::Receiver<bool>,
+    count: Option<(Arc<Mutex<Down>>, Arc<Mutex<Vec<AbortHandle>>>)>,
 ) {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     let mut buffer = vec![0; 64 * 1024];
@@ -366,9 +387,22 @@ async fn pass(
         }
         match from.read(&mut buffer).await {
             Ok(0) | Err(_) => break,
-            Ok(size) => {
+            Ok(mut size) => {
+                let mut last = false;
+                if let Some((down, _)) = &count {
+                    let mut down = down.lock().unwrap();
+                    let left = down.cut_at.map_or(u64::MAX, |at| at.saturating_sub(down.passed));
+                    last = size as u64 >= left;
+                    size = size.min(usize::try_from(left).unwrap_or(usize::MAX));
+                    down.passed += size as u64;
+                }
                 if held.wait_for(|held| !held).await.is_err() || to.write_all(&buffer[..size]).await.is_err() {
                     break;
+                }
+                if let Some((_, open)) = count.as_ref().filter(|_| last) {
+                    for handle in open.lock().unwrap().drain(..) {
+                        handle.abort();
+                    }
                 }
             }
         }

@@ -1,0 +1,54 @@
+//! A stream that is cut at any byte is no backup.
+
+#[allow(dead_code, reason = "the other part is used by the other tests of the exec source")]
+#[path = "exec/world.rs"]
+mod world;
+
+use futures::StreamExt;
+use serde_json::json;
+use std::hash::{BuildHasher, RandomState};
+use tokio_util::sync::CancellationToken;
+use ubo::error::Reason;
+use ubo::source::Source;
+use world::{Pace, World, drain, stdout};
+
+/// `product.md` section 8 and the issue: none of so many may be taken for whole.
+const CUTS: u64 = 100;
+/// How many go on side by side: each waits for seconds to be told that the pod is still there.
+const AT_ONCE: usize = 10;
+const BUSYBOX: &str = "localhost/busybox:1";
+/// 3 MB, the same each time.
+const COMMAND: &str = "seq 1 430000";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hundred_cuts_at_random_points_make_no_backup() {
+    let world = World::new("cuts").await;
+    let pod = world.pod("box", BUSYBOX, &json!({})).await;
+    let world = &world;
+    let pod = &pod;
+    // How many bytes a whole one takes on the wire, from the moment that it is open.
+    let (relay, tenants) = world.relayed().await;
+    let capture = world.source_of(&tenants, pod, stdout(COMMAND), world::UID).open(CancellationToken::new()).await;
+    let opened = relay.passed();
+    let whole = drain(capture.unwrap(), Pace::Fast).await.whole();
+    let total = relay.passed() - opened;
+    assert!(total > whole.len() as u64 && whole.len() > 2_800_000, "{total} bytes for {}", whole.len());
+
+    let cuts = futures::stream::iter(0..CUTS).map(|number| async move {
+        // The last hundredth holds the trailer and the words of parting: a cut there may come too late to harm.
+        let range = total * 99 / 100;
+        // The standard library's only source of chance: each hasher has keys of its own.
+        let chance = RandomState::new().hash_one(number);
+        let at = if number % 4 == 0 { range - chance % (range / 50) } else { 1 + chance % range };
+        let (relay, tenants) = world.relayed().await;
+        let source = world.source_of(&tenants, pod, stdout(COMMAND), world::UID);
+        let capture = source.open(CancellationToken::new()).await.unwrap();
+        // What came between is not counted, so that the cut is at this byte or a little later.
+        relay.cut_after(at.saturating_sub(relay.passed().saturating_sub(opened)).max(1));
+        let outcome = drain(capture, Pace::Fast).await;
+        let failure = outcome.failure();
+        assert_eq!(failure.reason, Reason::StreamCut, "cut after {at} of {total}: {failure}");
+    });
+    cuts.buffer_unordered(AT_ONCE).collect::<Vec<()>>().await;
+    world.nothing_left_in(pod, &[]).await;
+}
