@@ -1,6 +1,5 @@
 //! A stream that is cut at any byte is no backup.
 
-#[allow(dead_code, reason = "the other part is used by the other tests of the exec source")]
 #[path = "exec/world.rs"]
 mod world;
 

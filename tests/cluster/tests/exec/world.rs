@@ -1,6 +1,8 @@
 //! What the tests of the exec source stand on: a namespace of their own, opted in, pods in it, and a relay in front of
 //! the API server that can be cut.
 
+#![allow(dead_code, reason = "part of two test binaries, each of which uses a part of it")]
+
 use futures::future::{AbortHandle, abortable};
 use k8s_openapi::api::core::v1::Pod;
 use kube::config::{KubeConfigOptions, Kubeconfig};
