@@ -49,7 +49,8 @@ async fn only_the_holder_of_the_key_reads_it() -> Result<()> {
     ensure!(names == ["dump.zst.age", "log.txt.age"], "{names:?}");
 
     let stored = scene.object(status, "dump.zst.age").await?;
-    let expected: String = (1..=100_000).map(|n| format!("{n}\n")).collect();
+    let numbers: Vec<String> = (1..=100_000).map(|number: u32| number.to_string()).collect();
+    let expected = numbers.join("\n") + "\n";
     let key_name = key.to_str().context("a path")?;
     let opened = scene::pipe("age", &["-d", "-i", key_name], stored.clone()).await?;
     let raw = scene::pipe("zstd", &["-d", "-c"], opened).await?;

@@ -375,11 +375,14 @@ impl Relay {
     }
 }
 
+/// Where bytes are counted, and what is cut when enough of them have passed.
+type Count = (Arc<Mutex<Down>>, Arc<Mutex<Vec<AbortHandle>>>);
+
 async fn pass(
     mut from: tokio::net::tcp::OwnedReadHalf,
     mut to: tokio::net::tcp::OwnedWriteHalf,
     mut held: tokio::sync::watch::Receiver<bool>,
-    count: Option<(Arc<Mutex<Down>>, Arc<Mutex<Vec<AbortHandle>>>)>,
+    count: Option<Count>,
 ) {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     let mut buffer = vec![0; 64 * 1024];
