@@ -77,11 +77,17 @@ reasons! {
     TargetGone: Transient,
     /// The container has no `sh`.
     ShellMissing: Misconfigured,
-    /// `tar` is missing in the container, which the directory form of a dump needs.
+    /// `tar` is missing in the container, which a copy and the directory form of a dump need.
     TarMissing: Misconfigured,
+    /// There is nothing at `target.path`.
+    PathNotFound: Misconfigured,
     // --- the command ---
     /// The command ended with another exit code than 0.
     CommandFailed: Transient,
+    /// The hook before failed or was not through in time; nothing was read.
+    BeforeFailed: Transient,
+    /// The hook after failed or was not through in time.
+    AfterFailed: Transient,
     /// The command has a pipe and no shell in the container can tell whether its first part failed.
     PipelineNotChecked: Misconfigured,
     /// Nothing was written, or nothing but empty files.
@@ -105,6 +111,10 @@ reasons! {
     SourceUnavailable: Transient,
     /// Part of the source could not be read; what could is kept.
     SourceIncomplete: Permanent,
+    /// Files changed or vanished while they were read, and `onChange` is `Fail`.
+    FilesChanged: Permanent,
+    /// The files of a database that runs were copied: they belong to no one moment.
+    LiveDatabase: Permanent,
     // --- the destination ---
     /// `secretRef` names a Secret that does not exist.
     SecretNotFound: Misconfigured,

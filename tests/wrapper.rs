@@ -4,16 +4,19 @@
 
 #[path = "wrapper/container.rs"]
 mod container;
+#[path = "wrapper/copy.rs"]
+mod copy;
+#[path = "wrapper/hooks.rs"]
+mod hooks;
 
-use container::{Container, OTHER_UID, Shell, disk, eventually, in_each, program, session};
+use container::{Container, OTHER_UID, Shell, disk, eventually, fresh_uid, in_each, program, session};
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
-use ubo::api::names::Uid;
 use ubo::error::Reason;
 use ubo::source::wrapper::Verdict;
-use ubo::validate::DumpForm;
+use ubo::validate::{DumpForm, Work};
 
 #[test]
 fn standard_output_is_the_backup() {
@@ -82,7 +85,9 @@ fn a_failing_first_part_of_a_pipe_is_never_a_success() {
         let nested = Container::plan(DumpForm::Stdout, "sh -c 'false | cat'").argv().unwrap_err();
         assert_eq!(nested.reason, Reason::PipelineNotChecked);
         let mut allowed = Container::plan(DumpForm::Stdout, "sh -c 'false | cat'");
-        allowed.dump.allow_unchecked_pipes = true;
+        if let Work::Dump(dump) = &mut allowed.work {
+            dump.allow_unchecked_pipes = true;
+        }
         assert_eq!(c.run(&allowed).verdict, Some(Verdict::Command(0)));
     });
 }
@@ -194,14 +199,13 @@ fn a_living_run_keeps_its_directory_unless_it_is_an_attempt_of_the_same() {
         eventually("the first run has begun", || c.path("backup/begun").exists());
 
         let mut other = plan.clone();
-        other.run_uid = Uid::new(OTHER_UID).unwrap();
+        other.run_uid = fresh_uid();
         let out = c.run(&other);
         assert_eq!(out.reason, Some(Reason::SourceUnavailable), "{:?}: {out:?}", c.shell);
         assert!(c.path("backup/begun").exists());
 
         // The same run, whose first attempt nobody listens to any more: it is ended, and the second one works.
-        let mut again = plan.clone();
-        again.dump.command = format!("echo x > {}/x", c.path("backup").display());
+        let again = Container::with_command(&plan, &format!("echo x > {}/x", c.path("backup").display()));
         let out = c.run(&again);
         assert_eq!(out.names(), ["./x"], "{:?}: {out:?}", c.shell);
         assert_eq!(first.wait().unwrap().code(), Some(143));
@@ -259,7 +263,10 @@ fn a_directory_that_outgrows_its_limit_is_ended() {
         assert!(!c.path("backup").exists() && !c.path("backup.ubo-run").exists());
 
         // Where a volume is mounted its own size is the limit.
-        plan.dump.command = format!("dd if=/dev/zero of={backup}/big bs=1024 count=3000 2>/dev/null; sleep 5");
+        plan = Container::with_command(
+            &plan,
+            &format!("dd if=/dev/zero of={backup}/big bs=1024 count=3000 2>/dev/null; sleep 5"),
+        );
         c.disk(1000, 500, "/backup");
         assert_eq!(c.run(&plan).verdict, Some(Verdict::Tar(0)), "{:?}", c.shell);
 
@@ -273,13 +280,16 @@ fn a_directory_that_outgrows_its_limit_is_ended() {
 
         // Nearly full: before the command runs, and while it does.
         c.disk(1000, 99, "/backup");
-        plan.dump.command = format!("touch {}/ran", c.root.path().display());
+        plan = Container::with_command(&plan, &format!("touch {}/ran", c.root.path().display()));
         let out = c.run(&plan);
         assert_eq!(out.reason, Some(Reason::StagingFull), "{:?}: {out:?}", c.shell);
         assert!(!c.path("ran").exists());
         c.disk(1000, 500, "/backup");
         fs::write(c.path("next"), disk(1000, 50, "/backup")).unwrap();
-        plan.dump.command = format!("mv {} {}; sleep 1000", c.path("next").display(), c.path("df.txt").display());
+        plan = Container::with_command(
+            &plan,
+            &format!("mv {} {}; sleep 1000", c.path("next").display(), c.path("df.txt").display()),
+        );
         let out = c.run(&plan);
         assert_eq!(out.verdict, Some(Verdict::DiskFull), "{:?}: {out:?}", c.shell);
     });

@@ -14,7 +14,7 @@ use crate::source::exec::ExecSource;
 use crate::source::hidden::Hidden;
 use crate::target::{ResolvedPod, resolve};
 use crate::tenant::{Account, Tenants, read_secret};
-use crate::validate::{DumpForm, ValidatedJob};
+use crate::validate::ValidatedJob;
 use async_trait::async_trait;
 use kube::Client;
 use serde_json::json;
@@ -99,12 +99,8 @@ impl ExecExecutor {
 #[async_trait]
 impl Prepared for ExecAttempt {
     fn exclusive(&self) -> Option<String> {
-        match &self.job.dump.form {
-            DumpForm::Stdout => None,
-            DumpForm::Directory(directory) => {
-                Some(format!("directory/{}/{}/{directory}", self.pod.uid, self.pod.container))
-            }
-        }
+        let directory = self.job.work.directory()?;
+        Some(format!("directory/{}/{}/{directory}", self.pod.uid, self.pod.container))
     }
 
     fn pod(&self) -> Option<String> {
@@ -127,7 +123,7 @@ impl Prepared for ExecAttempt {
                 "path": target.path,
                 "container": pod.container,
             }),
-            strategy: "dump",
+            strategy: job.work.as_str(),
             compression_level: job.compression_level,
             recipients: job.recipients.clone(),
             allow_empty: job.allow_empty,
@@ -137,7 +133,8 @@ impl Prepared for ExecAttempt {
             accepted: job.accepted.clone(),
             id,
         };
-        let source = ExecSource::new(tenants, account, pod, job.dump.clone(), job.target.path.clone(), &plan.id)
+        let source = ExecSource::new(tenants, account, pod, job.work.clone(), job.target.path.clone(), &plan.id)
+            .with_hooks(job.hooks.clone())
             .hiding(hidden)
             .with_staged_limit(job.maximum_staged_size);
         back_up(&plan, &source, destination.as_ref(), clock.as_ref(), &progress, &cancel).await

@@ -1,4 +1,4 @@
-//! **A** A dump by exec: a command in the target's container, read through the Kubernetes API.
+//! **A** A dump or copy by exec: a command in the target's container, read through the Kubernetes API.
 //!
 //! [`super::wrapper`] says what runs there and what proves its end, [`super::exec_loop`] carries the bytes; here the two
 //! meet, and what became of them is judged: [`Completion::Complete`] only for a trailer with exit code 0 that was the last
@@ -6,13 +6,15 @@
 
 use super::exec_loop::{self, Dialogue, End, Exit, OpenError, Place, Times};
 use super::hidden::Hidden;
+use super::selection::Selection;
+use super::tar_filter::{Noted, TarFilter};
 use super::wrapper::{Nonce, Plan, STAGED_LIMIT_KIB, Transcript, Verdict};
 use super::{CHANNEL_CHUNKS, Capture, CaptureFacts, Completion, Consistency, Content, Ending, Source};
 use crate::error::{Failure, Reason, cut};
 use crate::run::AttemptId;
 use crate::target::{ResolvedPod, gone};
 use crate::tenant::{Account, Tenants, code, unavailable};
-use crate::validate::{Dump, DumpForm};
+use crate::validate::{Copy, Dump, DumpForm, Hooks, Work};
 use async_trait::async_trait;
 use bytes::Bytes;
 use std::collections::VecDeque;
@@ -28,7 +30,7 @@ const LOGGED: usize = 4096;
 const GONE_LOOKS: u32 = 8;
 const GONE_PAUSE: Duration = Duration::from_millis(500);
 
-/// A dump command in one container.
+/// A dump or copy in one container.
 pub struct ExecSource {
     tenants: Tenants,
     account: Account,
@@ -46,20 +48,29 @@ impl ExecSource {
         tenants: Tenants,
         account: Account,
         pod: ResolvedPod,
-        dump: Dump,
+        work: Work,
         target_path: Option<String>,
         id: &AttemptId,
     ) -> Self {
         let plan = Plan {
             nonce: Nonce::new(rand::random()),
-            dump,
+            work,
+            hooks: Hooks::default(),
             run: id.run.clone(),
             run_uid: id.run_uid.clone(),
             target_path,
+            attempt: id.attempt,
             staged_limit_kib: STAGED_LIMIT_KIB,
             limits_volumes: false,
         };
         Self { tenants, account, pod, plan, times: Times::default(), hidden: Hidden::default() }
+    }
+
+    /// The same, with commands before and after.
+    #[must_use]
+    pub fn with_hooks(mut self, hooks: Hooks) -> Self {
+        self.plan.hooks = hooks;
+        self
     }
 
     /// The same, with values that must not be written down, whatever the command prints.
@@ -97,7 +108,7 @@ impl ExecSource {
             OpenError::TooLong => {
                 return Failure::new(
                     Reason::InvalidSpec,
-                    "strategy.command is too long for a request (about 15,000 characters): put it into a script in the image",
+                    "the commands are too long for a request (about 15,000 characters): put them into a script in the image",
                 );
             }
             OpenError::TimedOut(_) => {
@@ -132,6 +143,13 @@ impl Source for ExecSource {
         // A nonce is used once: a second opening of the same source is another attempt.
         let plan = Plan { nonce: Nonce::new(rand::random()), ..self.plan.clone() };
         let argv = plan.argv()?;
+        let filter = match &plan.work {
+            Work::Dump(_) => None,
+            Work::Copy(Copy { include, exclude, .. }) => Some(TarFilter::new(
+                Selection::new(include, exclude)
+                    .map_err(|why| Failure::new(Reason::InvalidSpec, format!("a pattern of spec.target {why}")))?,
+            )),
+        };
         let opening = async {
             let client = self.tenants.client_of(&self.account).await?;
             let session = exec_loop::open(&client, self.place(), &argv, &self.times).await;
@@ -143,11 +161,15 @@ impl Source for ExecSource {
         };
 
         let facts = CaptureFacts {
-            content: match plan.dump.form {
-                DumpForm::Stdout => Content::Raw,
-                DumpForm::Directory(_) => Content::Tar,
+            content: match &plan.work {
+                Work::Dump(Dump { form: DumpForm::Stdout, .. }) => Content::Raw,
+                _ => Content::Tar,
             },
-            consistency: Consistency::Command,
+            consistency: match &plan.work {
+                Work::Dump(_) => Consistency::Command,
+                Work::Copy(_) if plan.hooks.before.is_some() => Consistency::Quiesced,
+                Work::Copy(_) => Consistency::Live,
+            },
             pod: Some(self.pod.pod.clone()),
             container: Some(self.pod.container.clone()),
         };
@@ -158,10 +180,10 @@ impl Source for ExecSource {
         let (tenants, account) = (self.tenants.clone(), self.account.clone());
         let (pod, times, hidden) = (self.pod.clone(), self.times, self.hidden.clone());
         tokio::spawn(async move {
-            let mut conversation = Conversation { transcript: Transcript::new(&plan.nonce), answered: false };
+            let mut conversation = Conversation::new(&plan, filter);
             let end = session.run(&mut conversation, sender, &times, &stop).await;
             let gone = departure(&tenants, &account, &pod);
-            let judged = judge(gone, &pod, &plan, conversation.transcript, end, &hidden).await;
+            let judged = judge(gone, &pod, &plan, conversation, end, &hidden).await;
             // Nobody may be waiting for it any more.
             let _ = report.send(judged);
         });
@@ -180,11 +202,31 @@ impl Source for ExecSource {
 struct Conversation {
     transcript: Transcript,
     answered: bool,
+    /// For a copy.
+    filter: Option<TarFilter>,
+    /// What has come for the filter; empty but for a moment.
+    unfiltered: VecDeque<Bytes>,
+}
+
+impl Conversation {
+    fn new(plan: &Plan, filter: Option<TarFilter>) -> Self {
+        Self { transcript: Transcript::new(&plan.nonce), answered: false, filter, unfiltered: VecDeque::new() }
+    }
 }
 
 impl Dialogue for Conversation {
     fn stdout(&mut self, chunk: Bytes, onward: &mut VecDeque<Bytes>) -> Result<(), Failure> {
-        self.transcript.stdout(chunk, onward)
+        let Some(filter) = &mut self.filter else {
+            return self.transcript.stdout(chunk, onward);
+        };
+        let taken = self.transcript.stdout(chunk, &mut self.unfiltered);
+        for chunk in self.unfiltered.drain(..) {
+            filter.push(&chunk, onward);
+        }
+        if self.transcript.verdict().is_some() {
+            filter.finish(onward);
+        }
+        taken
     }
 
     fn stderr(&mut self, chunk: Bytes) {
@@ -192,7 +234,13 @@ impl Dialogue for Conversation {
     }
 
     fn answer(&mut self) -> Option<Bytes> {
-        let now = !self.answered && self.transcript.verdict().is_some();
+        // What tar said about the files comes on the other stream: while the wrapper waits, it is not lost.
+        let heard = match self.transcript.verdict() {
+            None => false,
+            Some(Verdict::Tar(_)) if self.filter.is_some() => self.transcript.tar().ended(),
+            Some(_) => true,
+        };
+        let now = !self.answered && heard;
         self.answered |= now;
         now.then_some(Bytes::from_static(b"\n"))
     }
@@ -211,24 +259,26 @@ async fn judge(
     gone: impl Future<Output = Option<String>>,
     pod: &ResolvedPod,
     plan: &Plan,
-    transcript: Transcript,
+    conversation: Conversation,
     end: End,
     hidden: &Hidden,
 ) -> Result<Completion, Failure> {
+    let Conversation { transcript, filter, .. } = conversation;
+    let noted = filter.as_ref().map(|filter| filter.noted().clone()).unwrap_or_default();
     let judged = match transcript.verdict() {
-        Some(verdict) => with_verdict(plan, &transcript, verdict, end),
+        Some(verdict) => with_verdict(plan, &transcript, &noted, verdict, end),
         None => Err(without_verdict(gone, pod, &transcript, end).await),
     };
     let mut ending = Ending { exit_code: None, warnings: transcript.warnings(), log: Vec::new() };
     let received = transcript.received();
     ending.log = hidden.hide(transcript.into_log());
     match judged {
-        Ok(Judged { exit_code, warning, unread }) => {
-            ending.exit_code = Some(exit_code);
-            ending.warnings.extend(warning);
-            Ok(match unread {
+        Ok(Judged { exit_code, warnings, lacks }) => {
+            ending.exit_code = exit_code;
+            ending.warnings.extend(warnings);
+            Ok(match lacks {
                 None => Completion::Complete(ending),
-                Some(why) => Completion::Incomplete(ending, Reason::SourceIncomplete, why),
+                Some((reason, why)) => Completion::Incomplete(ending, reason, why),
             })
         }
         Err(failure) => {
@@ -245,20 +295,32 @@ async fn judge(
 
 /// A backup whose end was seen.
 struct Judged {
-    exit_code: i32,
-    warning: Option<String>,
-    /// What could not be packed.
-    unread: Option<String>,
+    /// Of the command, where there is one.
+    exit_code: Option<i32>,
+    warnings: Vec<String>,
+    /// What keeps it from being whole.
+    lacks: Option<(Reason, String)>,
 }
 
-fn with_verdict(plan: &Plan, transcript: &Transcript, verdict: Verdict, end: End) -> Result<Judged, Failure> {
-    if let Some(failure) = plan.failure(verdict, transcript.lies()) {
+fn with_verdict(
+    plan: &Plan,
+    transcript: &Transcript,
+    noted: &Noted,
+    verdict: Verdict,
+    end: End,
+) -> Result<Judged, Failure> {
+    if let Some(mut failure) = plan.failure(verdict, transcript.lies()) {
+        if let (Some(how), false) = (transcript.after(), failure.reason == Reason::AfterFailed) {
+            let how = if how == "late" { "was not through in time".into() } else { format!("ended with exit code {how}") };
+            failure.message = format!("{}. strategy.after {how}, too", failure.message);
+        }
         return Err(failure);
     }
-    let warning = match end {
+    let mut warnings = Vec::new();
+    match end {
         End::Refused(failure) => return Err(failure),
         End::Cancelled => return Err(cancelled()),
-        End::Status(Exit::Code(code)) if code == verdict.exit_code() => None,
+        End::Status(Exit::Code(code)) if code == verdict.exit_code() => {}
         End::Status(exit) => {
             return Err(Failure::new(
                 Reason::StreamCorrupt,
@@ -273,17 +335,82 @@ fn with_verdict(plan: &Plan, transcript: &Transcript, verdict: Verdict, end: End
             ));
         }
         // Everything was read: what is missing is only the API server's own word.
-        End::Closed | End::Lost(_) | End::Silent | End::Stalled | End::ReaderGone => {
-            Some("the API server did not report the end of the exec; the stream's own end marker was whole".to_owned())
+        End::Closed | End::Lost(_) | End::Silent | End::Stalled | End::ReaderGone => warnings.push(
+            "the API server did not report the end of the exec; the stream's own end marker was whole".to_owned(),
+        ),
+    }
+    let (exit_code, lacks) = match (&plan.work, verdict) {
+        (Work::Copy(copy), Verdict::Tar(code)) => {
+            (None, copied(copy, plan.hooks.before.is_some(), transcript, noted, code, &mut warnings)?)
         }
+        (_, Verdict::Tar(code @ 1..)) => {
+            let why = format!(
+                "tar could not read everything in the backup directory (exit code {code}); the log of the backup names the \
+                 files"
+            );
+            (Some(0), Some((Reason::SourceIncomplete, why)))
+        }
+        _ => (Some(0), None),
     };
-    let unread = match verdict {
-        Verdict::Tar(code @ 1..) => Some(format!(
-            "tar could not read everything in the backup directory (exit code {code}); the log of the backup names the files"
-        )),
-        _ => None,
-    };
-    Ok(Judged { exit_code: 0, warning, unread })
+    Ok(Judged { exit_code, warnings, lacks })
+}
+
+/// What a copy lacks, the gravest first.
+fn copied(
+    copy: &Copy,
+    quiesced: bool,
+    transcript: &Transcript,
+    noted: &Noted,
+    code: i32,
+    warnings: &mut Vec<String>,
+) -> Result<Option<(Reason, String)>, Failure> {
+    if noted.unfiltered {
+        return Err(Failure::new(
+            Reason::StreamCorrupt,
+            "what came is not a tar that can be read to its end; it is tried again",
+        ));
+    }
+    let told = transcript.tar().told(code);
+    let mut lacks = Vec::new();
+    if let Some(why) = told.unread {
+        let why = format!("{why}. Let the container run as a user who may read them, or leave them out by target.exclude");
+        lacks.push((Reason::SourceIncomplete, why));
+    }
+    if noted.lost > 0 {
+        let names = noted.lost_links.join(", ");
+        let why = format!(
+            "{} hard links lead to files that the patterns leave out, and have no content of their own ({names}): include \
+             both names, or neither",
+            noted.lost
+        );
+        lacks.push((Reason::SourceIncomplete, why));
+    }
+    if !noted.lock_files.is_empty() && !quiesced {
+        let files = noted.lock_files.join(", ");
+        if copy.allow_live_database {
+            warnings.push(format!("the files of a database that runs were copied as they were ({files})"));
+        } else {
+            let why = format!(
+                "a database is at work on these files ({files}): such a copy restores to a broken database. Use \
+                 strategy.type dump, quiet it with strategy.before, or set guard.allowLiveDatabase"
+            );
+            lacks.push((Reason::LiveDatabase, why));
+        }
+    }
+    match told.changed {
+        Some(why) if copy.fail_on_change => lacks.push((Reason::FilesChanged, why)),
+        Some(why) => warnings.push(why),
+        None if told.blind && copy.fail_on_change => {
+            let why = "nothing in the container can tell whether files changed while they were read (GNU tar, or find, stat \
+                       and md5sum), and onChange is Fail";
+            lacks.push((Reason::FilesChanged, why.to_owned()));
+        }
+        None => {}
+    }
+    let mut lacks = lacks.into_iter();
+    let gravest = lacks.next();
+    warnings.extend(lacks.map(|(_, why)| why));
+    Ok(gravest)
 }
 
 async fn without_verdict(
@@ -304,7 +431,7 @@ async fn without_verdict(
             return Failure::new(
                 Reason::ShellMissing,
                 format!(
-                    "{container} has no `sh`, which a dump needs: name another container in spec.target.container, or use \
+                    "{container} has no `sh`, which a backup by exec needs: name another container in spec.target.container, or use \
                      an image with a shell"
                 ),
             );
@@ -385,10 +512,16 @@ mod tests {
     fn plan() -> Plan {
         Plan {
             nonce: Nonce::new(9),
-            dump: Dump { command: "pg_dumpall".into(), form: DumpForm::Stdout, allow_unchecked_pipes: false },
+            work: Work::Dump(Dump {
+                command: "pg_dumpall".into(),
+                form: DumpForm::Stdout,
+                allow_unchecked_pipes: false,
+            }),
+            hooks: Hooks::default(),
             run: RunName::new("pg-once").unwrap(),
             run_uid: Uid::new("6b1cbb4c-0000-4000-8000-000000000001").unwrap(),
             target_path: None,
+            attempt: 1,
             staged_limit_kib: 1,
             limits_volumes: false,
         }
@@ -397,14 +530,14 @@ mod tests {
     fn judged(trailer: &str, end: End) -> Result<Judged, Failure> {
         let mut transcript = Transcript::new(&Nonce::new(9));
         transcript.stdout(format!("data\n{:032x} {trailer}\n", 9).into(), &mut VecDeque::new()).unwrap();
-        with_verdict(&plan(), &transcript, transcript.verdict().unwrap(), end)
+        with_verdict(&plan(), &transcript, &Noted::default(), transcript.verdict().unwrap(), end)
     }
 
     #[test]
     fn a_status_can_spoil_a_backup_and_never_make_one() {
         let status = |code| End::Status(Exit::Code(code));
-        assert!(judged("command 0", status(0)).unwrap().warning.is_none());
-        assert!(judged("command 0", End::Silent).unwrap().warning.is_some());
+        assert!(judged("command 0", status(0)).unwrap().warnings.is_empty());
+        assert_eq!(judged("command 0", End::Silent).unwrap().warnings.len(), 1);
         assert_eq!(judged("command 0", status(1)).err().unwrap().reason, Reason::StreamCorrupt);
         let unknown = End::Status(Exit::Unknown("?".into()));
         assert_eq!(judged("command 0", unknown).err().unwrap().reason, Reason::StreamCorrupt);
@@ -412,7 +545,7 @@ mod tests {
         assert_eq!((failed.reason, failed.exit_code), (Reason::CommandFailed, Some(3)));
         let late = Failure::new(Reason::StreamCorrupt, "late");
         assert_eq!(judged("command 0", End::Refused(late.clone())).err(), Some(late));
-        assert!(judged("tar 1", status(1)).unwrap().unread.is_some());
+        assert!(judged("tar 1", status(1)).unwrap().lacks.is_some());
         assert_eq!(judged("tar 137", status(137)).err().unwrap().reason, Reason::ArchiveTruncated);
     }
 

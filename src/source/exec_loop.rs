@@ -242,11 +242,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
                     if let Err(failure) = dialogue.stdout(bytes, &mut pending) {
                         return End::Refused(failure);
                     }
-                    if let Some(answer) = dialogue.answer() {
-                        alive &= self.write_stdin(&answer, times).await;
-                        answered = true;
-                        deadline = Instant::now() + times.ending;
-                    }
                 }
                 Frame::Stderr(bytes) => dialogue.stderr(bytes),
                 Frame::Status(seen) => {
@@ -256,6 +251,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
                 Frame::Other => continue,
                 Frame::Closed => return exit.map_or(End::Closed, End::Status),
                 Frame::Lost(why) => return exit.map_or(End::Lost(why), End::Status),
+            }
+            if let Some(answer) = dialogue.answer() {
+                alive &= self.write_stdin(&answer, times).await;
+                answered = true;
+                deadline = Instant::now() + times.ending;
             }
             if exit.is_none() && !answered {
                 deadline = Instant::now() + times.stall;

@@ -16,7 +16,9 @@ pub mod command;
 pub mod exec;
 pub mod exec_loop;
 pub mod hidden;
+pub mod selection;
 pub mod tar_end;
+pub mod tar_filter;
 pub mod walk;
 pub mod wrapper;
 

@@ -6,7 +6,7 @@
 //! [`PAX_LIMIT`].
 
 /// Size of a block.
-const BLOCK: usize = 512;
+pub(super) const BLOCK: usize = 512;
 /// Largest list of PAX records that is kept to look for `size=`, in bytes. Linux allows 64 KiB per extended attribute.
 pub const PAX_LIMIT: u64 = 8 * 1024 * 1024;
 
@@ -199,17 +199,17 @@ impl TarWatch {
     }
 }
 
-fn min(left: u64, there: usize) -> usize {
+pub(super) fn min(left: u64, there: usize) -> usize {
     usize::try_from(left).unwrap_or(usize::MAX).min(there)
 }
 
 /// With the padding to a whole block.
-fn padded(size: u64) -> Result<u64, TarFault> {
+pub(super) fn padded(size: u64) -> Result<u64, TarFault> {
     size.checked_next_multiple_of(BLOCK as u64).ok_or(TarFault::Damaged("a size that cannot be"))
 }
 
 /// The sum of a header, its own field counted as blanks; old tars added signed bytes.
-fn check_sum(block: &[u8]) -> Result<(), TarFault> {
+pub(super) fn check_sum(block: &[u8]) -> Result<(), TarFault> {
     let wanted = number(&block[148..156]).ok_or(TarFault::Damaged("a checksum that is no number"))?;
     let outside = || block[..148].iter().chain(&block[156..]).copied();
     let unsigned: u64 = outside().map(u64::from).sum::<u64>() + 8 * 32;
@@ -222,7 +222,7 @@ fn check_sum(block: &[u8]) -> Result<(), TarFault> {
 }
 
 /// A number field: octal digits, or base 256 where the highest bit is set.
-fn number(field: &[u8]) -> Option<u64> {
+pub(super) fn number(field: &[u8]) -> Option<u64> {
     if let [first, rest @ ..] = field
         && first & 0x80 != 0
     {
@@ -236,21 +236,35 @@ fn number(field: &[u8]) -> Option<u64> {
     })
 }
 
-/// `size` among PAX records (`<length> <key>=<value>\n`).
-fn pax_size(mut records: &[u8]) -> Result<Option<u64>, TarFault> {
-    const FAULT: TarFault = TarFault::Damaged("PAX records that cannot be read");
+/// `size` among PAX records.
+fn pax_size(records: &[u8]) -> Result<Option<u64>, TarFault> {
     let mut size = None;
+    for_each_record(records, |key, value| {
+        if key == b"size" {
+            size = Some(std::str::from_utf8(value).ok().and_then(|n| n.parse().ok()).ok_or(PAX_FAULT)?);
+        }
+        Ok(())
+    })?;
+    Ok(size)
+}
+
+const PAX_FAULT: TarFault = TarFault::Damaged("PAX records that cannot be read");
+
+/// Goes through PAX records (`<length> <key>=<value>\n`).
+pub(super) fn for_each_record<'a>(
+    mut records: &'a [u8],
+    mut take: impl FnMut(&'a [u8], &'a [u8]) -> Result<(), TarFault>,
+) -> Result<(), TarFault> {
     // Some writers fill up with zeros.
     while !records.is_empty() && records.iter().any(|b| *b != 0) {
-        let blank = records.iter().position(|b| *b == b' ').ok_or(FAULT)?;
-        let length: usize = std::str::from_utf8(&records[..blank]).ok().and_then(|n| n.parse().ok()).ok_or(FAULT)?;
-        let record = records.get(blank + 1..length).and_then(|r| r.strip_suffix(b"\n")).ok_or(FAULT)?;
-        if let Some(value) = record.strip_prefix(b"size=") {
-            size = Some(std::str::from_utf8(value).ok().and_then(|n| n.parse().ok()).ok_or(FAULT)?);
-        }
+        let blank = records.iter().position(|b| *b == b' ').ok_or(PAX_FAULT)?;
+        let length: usize = std::str::from_utf8(&records[..blank]).ok().and_then(|n| n.parse().ok()).ok_or(PAX_FAULT)?;
+        let record = records.get(blank + 1..length).and_then(|r| r.strip_suffix(b"\n")).ok_or(PAX_FAULT)?;
+        let equals = memchr::memchr(b'=', record).ok_or(PAX_FAULT)?;
+        take(&record[..equals], &record[equals + 1..])?;
         records = &records[length..];
     }
-    Ok(size)
+    Ok(())
 }
 
 #[cfg(test)]

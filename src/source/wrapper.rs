@@ -14,7 +14,7 @@
 //!   instead means that nobody reads any more: a watcher ends every process of the session (TERM, five seconds, KILL), the
 //!   script empties what it made, waits for its children and exits. The command itself reads from `/dev/null`.
 //!
-//! # Two forms, never both
+//! # Three forms, one for each run
 //! * [`DumpForm::Stdout`]: the command's standard output is the backup; nothing is written to disk.
 //! * [`DumpForm::Directory`]: the command fills a directory, its standard output goes to the log, and afterwards a `tar` of
 //!   the directory is the backup. The directory is made, or found empty (`lost+found` apart), or holds what a dead run left:
@@ -22,26 +22,49 @@
 //!   written first and removed last, holds UID, pid and start time of its run, and is not part of the backup. All is gone
 //!   before the trailer is written.
 //!
+//! * [`Work::Copy`]: a `tar` of a directory or file that is there. Three kinds of tar are told apart, since they mean
+//!   different things by the same exit code; what they print is read between two marks ([`tar_words`]).
+//!
+//! # Hooks
+//! `before` runs when everything that can be known beforehand has been looked at (is there a tar? is the directory free?),
+//! `after` when the work has ended, however it did: the script itself runs it, also when nobody reads any more, and when
+//! the script is killed its watcher does. It is cut off by nothing but its own limit: where the connection breaks while it
+//! runs, it is ended and run again from its beginning, without an output that could break it. What `before` leaves running
+//! lives until `after` is through. An attempt of the same run that still lives (its connection half open) is ended, with
+//! its `after`, before the next one begins.
+//!
 //! # Crash
 //! Connection cut, operator killed: the watcher. Shell killed (memory): the watcher too, once the runtime has closed its
 //! standard input. Container or node gone: in a container's own file system nothing is left, in a volume the marker is, and
-//! the next run clears up. What a command detaches from its session (`setsid`, a daemon) is not ended by us.
+//! the next run clears up. What a command detaches from its session (`setsid`, a daemon) is known by its environment, and
+//! ended too; only what has also left that behind (`env -i`, `su -`) is not.
 
 use crate::api::names::{RunName, Uid};
 use crate::error::{Failure, Reason};
-use crate::validate::{Dump, DumpForm};
+use crate::source::selection::whole_folders;
+use crate::validate::{Copy, Dump, DumpForm, Hook, Hooks, Work};
 use bytes::Bytes;
 use std::collections::VecDeque;
 use std::fmt;
 
 mod marked;
 pub mod pipes;
+pub mod tar_words;
 mod transcript;
+mod verdict;
 
 pub use transcript::Transcript;
+pub use verdict::Verdict;
 
-/// The script, comments included.
+/// The script, comments included: what all need, and what some do.
 const SCRIPT: &str = include_str!("wrapper/wrapper.sh");
+const HOOKS: &str = include_str!("wrapper/hooks.sh");
+const STDOUT: &str = include_str!("wrapper/stdout.sh");
+const DIRECTORY: &str = include_str!("wrapper/directory.sh");
+const COPY: &str = include_str!("wrapper/copy.sh");
+
+/// Names of folders that tar need not enter are told as far as they fit, in bytes: leaving them out is decided elsewhere.
+const SKIPPED_LIMIT: usize = 600;
 
 /// Limit of a backup directory that lies on the container's own disk (`product.md` section 3: 4 GiB).
 pub const STAGED_LIMIT_KIB: u64 = 4 * 1024 * 1024;
@@ -82,14 +105,18 @@ impl fmt::Debug for Nonce {
 pub struct Plan {
     /// Marks our lines.
     pub nonce: Nonce,
-    /// Command and form.
-    pub dump: Dump,
+    /// What makes the backup.
+    pub work: Work,
+    /// What runs before and after it.
+    pub hooks: Hooks,
     /// Name of the run, `UBO_RUN` for the command.
     pub run: RunName,
     /// Its UID, for the marker.
     pub run_uid: Uid,
     /// `UBO_TARGET_PATH` for the command.
     pub target_path: Option<String>,
+    /// Which attempt of the run this is, from 1: only after the first there can be an earlier one.
+    pub attempt: u32,
     /// Limit of the backup directory in KiB.
     pub staged_limit_kib: u64,
     /// Whether it holds where a volume is mounted there too.
@@ -97,185 +124,91 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// Program and arguments of the exec. The command is an argument of its own, never part of the script's text.
+    /// Program and arguments of the exec. Commands are arguments of their own, never part of the script's text.
     ///
     /// # Errors
     /// [`Reason::PipelineNotChecked`] for a pipe inside text that is given to another shell, which nobody can check from
     /// outside; [`Reason::InvalidSpec`] for a byte 0, which no argument can hold.
     pub fn argv(&self) -> Result<Vec<String>, Failure> {
-        let piped = match pipes::pipes(&self.dump.command) {
-            _ if self.dump.allow_unchecked_pipes => "allowed",
-            pipes::Pipes::None => "plain",
-            pipes::Pipes::Direct => "piped",
-            pipes::Pipes::Nested => {
-                return Err(Failure::new(
-                    Reason::PipelineNotChecked,
-                    "the command gives another shell (sh -c, su -c, …) a text with a pipe, in which a failing first part \
-                     would go unseen: leave out the pipe (the backup is compressed anyway), begin that text with \
-                     `set -o pipefail;`, or set strategy.allowUncheckedPipes",
-                ));
+        let (command, allowed) = match &self.work {
+            Work::Dump(dump) => (dump.command.as_str(), dump.allow_unchecked_pipes),
+            Work::Copy(_) => ("", false),
+        };
+        let commands = [command].into_iter().chain(self.hooks.iter().map(|hook| hook.command.as_str()));
+        let mut piped = if allowed { "allowed" } else { "plain" };
+        for command in commands.filter(|_| !allowed) {
+            match pipes::pipes(command) {
+                pipes::Pipes::None => {}
+                pipes::Pipes::Direct => piped = "piped",
+                pipes::Pipes::Nested => {
+                    return Err(Failure::new(
+                        Reason::PipelineNotChecked,
+                        "a command gives another shell (sh -c, su -c, …) a text with a pipe, in which a failing first part \
+                         would go unseen: leave out the pipe (a backup is compressed anyway), begin that text with \
+                         `set -o pipefail;`, or set strategy.allowUncheckedPipes",
+                    ));
+                }
             }
+        }
+        let (part, place, seconds) = match &self.work {
+            Work::Dump(Dump { form: DumpForm::Stdout, .. }) => (STDOUT, "", HEARTBEAT_SECONDS),
+            Work::Dump(Dump { form: DumpForm::Directory(directory), .. }) => {
+                (DIRECTORY, directory.trim_end_matches('/'), STAGED_SECONDS)
+            }
+            Work::Copy(copy) => (COPY, copy.path.as_str(), HEARTBEAT_SECONDS),
         };
-        let (form, directory, seconds) = match &self.dump.form {
-            DumpForm::Stdout => ("stdout", "", HEARTBEAT_SECONDS),
-            DumpForm::Directory(directory) => ("directory", directory.trim_end_matches('/'), STAGED_SECONDS),
+        let hook = |hook: Option<&Hook>| {
+            hook.map_or_else(Default::default, |hook| (hook.command.clone(), hook.limit.as_secs().to_string()))
         };
+        let (before, before_limit) = hook(self.hooks.before.as_ref());
+        let (after, after_limit) = hook(self.hooks.after.as_ref());
+        let script = script(&self.run_uid, self.hooks != Hooks::default(), part);
         let arguments = [
+            "sh",
+            "-c",
+            &script,
             "ubo",
             self.nonce.as_str(),
-            &self.dump.command,
-            form,
-            directory,
+            command,
+            place,
             self.run_uid.as_str(),
             piped,
             &format!("{}{}", self.staged_limit_kib, if self.limits_volumes { "v" } else { "" }),
             &seconds.to_string(),
             self.run.as_str(),
             self.target_path.as_deref().unwrap_or_default(),
+            &before,
+            &before_limit,
+            &after,
+            &after_limit,
+            &self.skipped(),
+            if self.attempt > 1 { "again" } else { "" },
         ];
         if arguments.iter().any(|text| text.contains('\0')) {
-            return Err(Failure::new(Reason::InvalidSpec, "strategy.command and paths must not hold a byte 0"));
+            return Err(Failure::new(Reason::InvalidSpec, "commands and paths must not hold a byte 0"));
         }
-        let script = ["sh".to_owned(), "-c".to_owned(), script()];
-        Ok(script.into_iter().chain(arguments.map(str::to_owned)).collect())
+        Ok(arguments.map(str::to_owned).into())
     }
 
-    /// What to tell the user about a verdict that is not a whole backup; `None` if it is one.
-    pub fn failure(&self, verdict: Verdict, lies: &[String]) -> Option<Failure> {
-        let directory = match &self.dump.form {
-            DumpForm::Stdout => "",
-            DumpForm::Directory(directory) => directory,
+    /// Folders that the tar of a copy need not enter, one a line.
+    fn skipped(&self) -> String {
+        let Work::Copy(Copy { exclude, .. }) = &self.work else { return String::new() };
+        let mut room = SKIPPED_LIMIT;
+        let fits = |name: &&str| {
+            room = room.saturating_sub(name.len() + 1);
+            room > 0
         };
-        let (reason, message) = match verdict {
-            Verdict::Command(0) | Verdict::Tar(0..=2) => return None,
-            Verdict::Command(code) => {
-                let hint = match code {
-                    126 => ", which a shell says of a program that cannot be executed",
-                    127 => ", which a shell says of a program that is not there",
-                    137 => ", which means that it was killed (out of memory?)",
-                    141 => ", which with pipefail means that a later part of a pipe stopped reading (`| head`)",
-                    _ => "",
-                };
-                (
-                    Reason::CommandFailed,
-                    format!("the command ended with exit code {code}{hint}; what it printed is in the operator's log"),
-                )
-            }
-            Verdict::Tar(code) => (
-                Reason::ArchiveTruncated,
-                format!("tar of {directory} ended with exit code {code}; what it printed is in the operator's log"),
-            ),
-            Verdict::TarMissing => (
-                Reason::TarMissing,
-                format!(
-                    "the container has no `tar` that can pack {directory}: let the command write to standard output, or use \
-                     an image with tar"
-                ),
-            ),
-            Verdict::Pipeline => (
-                Reason::PipelineNotChecked,
-                "the command has a pipe, and no shell in the container can tell whether its first part failed: leave out \
-                 the pipe (the backup is compressed anyway), use an image with bash, or set strategy.allowUncheckedPipes"
-                    .to_owned(),
-            ),
-            Verdict::NotEmpty => (
-                Reason::BackupDirectoryNotEmpty,
-                format!(
-                    "{directory} holds something that no backup left there ({}): it is not touched; empty it, or set \
-                     strategy.directory to another place",
-                    if lies.is_empty() { "unknown".to_owned() } else { lies.join(", ") }
-                ),
-            ),
-            Verdict::Unavailable => (
-                Reason::BackupDirectoryUnavailable,
-                format!(
-                    "{directory} cannot be made or written in the container: let the command write to standard output, or \
-                     mount an emptyDir at {directory}"
-                ),
-            ),
-            Verdict::Busy => (
-                Reason::SourceUnavailable,
-                format!("another run is at work in {directory} of this container; this one is tried again later"),
-            ),
-            Verdict::Full => (
-                Reason::StagingFull,
-                format!(
-                    "{directory} grew beyond {} KiB, and the command was ended before the disk fills up: let it write to \
-                     standard output, mount a volume at {directory}, or raise guard.maximumStagedSize",
-                    self.staged_limit_kib
-                ),
-            ),
-            Verdict::DiskFull => (
-                Reason::StagingFull,
-                format!(
-                    "the file system under {directory} has hardly more than 10 % free, below which the node would evict the \
-                     pod: make room there, let the command write to standard output, or mount a volume at {directory}"
-                ),
-            ),
-        };
-        let failure = Failure::new(reason, message);
-        Some(match verdict {
-            Verdict::Command(code) => failure.with_exit_code(code),
-            _ => failure,
-        })
+        whole_folders(exclude).into_iter().take_while(fits).collect::<Vec<_>>().join("\n")
     }
 }
 
-/// The script as it is sent: comments and indentation cost room in a URL.
-fn script() -> String {
-    let kept = SCRIPT.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
-    kept.collect::<Vec<_>>().join("\n")
-}
-
-/// What the trailer says.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verdict {
-    /// The command ended with this code. For a directory only codes other than 0 come this way.
-    Command(i32),
-    /// The command ended with 0, and then the tar of its directory with this code.
-    Tar(i32),
-    /// There is no `tar`, or one that cannot exclude a file.
-    TarMissing,
-    /// A pipe, and no shell with pipefail.
-    Pipeline,
-    /// The directory holds what is not ours.
-    NotEmpty,
-    /// The directory cannot be made.
-    Unavailable,
-    /// Another run that lives has the directory.
-    Busy,
-    /// The directory grew beyond its limit.
-    Full,
-    /// Its file system is nearly full.
-    DiskFull,
-}
-
-impl Verdict {
-    /// From a trailer's text, `<word> <code>`.
-    fn parse(line: &[u8]) -> Option<Self> {
-        let (word, code) = std::str::from_utf8(line).ok()?.split_once(' ')?;
-        let code = code.parse().ok().filter(|code| (0..=255).contains(code))?;
-        Some(match word {
-            "command" => Self::Command(code),
-            "tar" => Self::Tar(code),
-            "tar-missing" => Self::TarMissing,
-            "pipeline" => Self::Pipeline,
-            "not-empty" => Self::NotEmpty,
-            "unavailable" => Self::Unavailable,
-            "busy" => Self::Busy,
-            "full" => Self::Full,
-            "disk" => Self::DiskFull,
-            _ => return None,
-        })
-    }
-
-    /// The code that the script exits with, which the API server's status must agree with.
-    pub const fn exit_code(self) -> i32 {
-        match self {
-            Self::Command(code) | Self::Tar(code) => code,
-            _ => 1,
-        }
-    }
+/// The script as it is sent: comments and indentation cost room in a URL. Its first line says which run it is of, in every
+/// process that is forked from the shell: so the next attempt finds one that was left.
+fn script(run: &Uid, hooks: bool, part: &str) -> String {
+    let parts = [SCRIPT, if hooks { HOOKS } else { "" }, part];
+    let lines = parts.into_iter().flat_map(str::lines).map(str::trim);
+    let kept: Vec<_> = lines.filter(|line| !line.is_empty() && !line.starts_with('#')).collect();
+    format!("# {}\n{}", run.as_str(), kept.join("\n"))
 }
 
 /// Hands bytes on in chunks of at most `limit` bytes.
@@ -291,14 +224,17 @@ fn split_into(onward: &mut VecDeque<Bytes>, mut bytes: Bytes, limit: usize) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::validate::COMMANDS_LIMIT;
 
     fn plan(form: DumpForm, command: &str) -> Plan {
         Plan {
             nonce: Nonce::new(5),
-            dump: Dump { command: command.to_owned(), form, allow_unchecked_pipes: false },
+            work: Work::Dump(Dump { command: command.to_owned(), form, allow_unchecked_pipes: false }),
+            hooks: Hooks::default(),
             run: RunName::new("pg-once").unwrap(),
             run_uid: Uid::new("6b1cbb4c-0000-4000-8000-000000000001").unwrap(),
             target_path: None,
+            attempt: 1,
             staged_limit_kib: STAGED_LIMIT_KIB,
             limits_volumes: false,
         }
@@ -311,37 +247,36 @@ mod tests {
         assert_eq!((argv[0].as_str(), argv[1].as_str()), ("sh", "-c"));
         assert_eq!(argv[5], command);
         assert!(!argv[2].contains("rm -rf / #") && !argv[2].contains("\n#"));
-        assert_eq!(argv[7], "/backup");
-        // Room for the command in a request line of 64 KiB, each byte of it escaped.
-        assert!(argv[2].len() < 8 * 1024, "{}", argv[2].len());
+        assert_eq!(argv[6], "/backup");
         assert_eq!(plan(DumpForm::Stdout, "a\0b").argv().unwrap_err().reason, Reason::InvalidSpec);
     }
 
     #[test]
-    fn each_verdict_but_two_has_its_reason_and_says_what_to_do() {
-        let plan = plan(DumpForm::Directory("/backup".to_owned()), "x");
-        for (line, reason) in [
-            ("command 0", None),
-            ("tar 0", None),
-            ("tar 2", None),
-            ("command 3", Some(Reason::CommandFailed)),
-            ("command 141", Some(Reason::CommandFailed)),
-            ("tar 137", Some(Reason::ArchiveTruncated)),
-            ("tar-missing 1", Some(Reason::TarMissing)),
-            ("pipeline 1", Some(Reason::PipelineNotChecked)),
-            ("not-empty 1", Some(Reason::BackupDirectoryNotEmpty)),
-            ("unavailable 1", Some(Reason::BackupDirectoryUnavailable)),
-            ("busy 1", Some(Reason::SourceUnavailable)),
-            ("full 1", Some(Reason::StagingFull)),
-            ("disk 1", Some(Reason::StagingFull)),
-        ] {
-            let verdict = Verdict::parse(line.as_bytes()).unwrap();
-            let failure = plan.failure(verdict, &["old.sql".to_owned()]);
-            assert_eq!(failure.as_ref().map(|failure| failure.reason), reason, "{line}");
-            let Some(failure) = failure else { continue };
-            assert!(failure.message.len() < Failure::MESSAGE_LIMIT);
-            assert_eq!(failure.exit_code.is_some(), line.starts_with("command"), "{line}");
-            assert_eq!(failure.message.contains("old.sql"), line == "not-empty 1", "{line}");
+    fn the_longest_commands_fit_into_a_request() {
+        let hook = |length| Some(Hook { command: "x".repeat(length), limit: std::time::Duration::from_secs(86_400) });
+        let path = format!("/{}", "/é".repeat(341));
+        let copy = Copy {
+            path: path.clone(),
+            include: Vec::new(),
+            exclude: vec![format!("/{}", "é/".repeat(99)); 9],
+            fail_on_change: true,
+            allow_live_database: true,
+        };
+        let mut plan = plan(DumpForm::Directory(path.clone()), &"x".repeat(COMMANDS_LIMIT - 2000));
+        plan.target_path = Some(path);
+        plan.run = RunName::new("r".repeat(63)).unwrap();
+        plan.hooks = Hooks { before: hook(1000), after: hook(1000) };
+        let dump = plan.argv().unwrap();
+        plan.work = Work::Copy(copy);
+        plan.hooks = Hooks { before: hook(COMMANDS_LIMIT / 2), after: hook(COMMANDS_LIMIT / 2) };
+        for argv in [dump, plan.argv().unwrap()] {
+            let mut query = form_urlencoded::Serializer::new(String::new());
+            for argument in &argv {
+                query.append_pair("command", argument);
+            }
+            let length = query.finish().len();
+            // 65,534 bytes are the limit; names of namespace, pod and container need up to 600 of them.
+            assert!(length < 64_000, "{length}");
         }
     }
 }

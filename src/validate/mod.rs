@@ -1,7 +1,8 @@
 //! **P** BackupJob to [`ValidatedJob`]: parse once, all errors at once, each with its field path.
 //!
 //! `read` takes the document apart, every struct without `..`, so that a new field cannot be forgotten; `later` names
-//! what is not implemented; `timing` says how ticks are taken; `problems` collects; `options`, `dump_form` and `quantity` read the little languages. What
+//! what is not implemented; `timing` says how ticks are taken; `strategy`, `options`, `dump_form` and `quantity` read the
+//! parts; `problems` collects. What
 //! the schema's CEL rules say is said here again: an object may be older than the schema, and the command line has none.
 
 use crate::api::backup_job::BackupJob;
@@ -22,15 +23,19 @@ mod problems;
 mod quantity;
 mod read;
 mod settings;
+mod strategy;
 #[cfg(test)]
 mod tests;
 mod timing;
+mod work;
 
 pub use dump_form::dump_form;
 pub use problems::Invalid;
 pub use quantity::bytes as quantity_in_bytes;
 pub use read::{ACTIVE_DEADLINE, is_object_name};
+pub use strategy::COMMANDS_LIMIT;
 pub use timing::{Concurrency, Timing};
+pub use work::{Copy, Dump, DumpForm, Hook, Hooks, Work};
 
 /// Default of `strategy.directory`.
 pub const DEFAULT_DIRECTORY: &str = "/backup";
@@ -92,26 +97,6 @@ pub struct Target {
     pub pod_selector: Selector,
 }
 
-/// Where a dump's bytes come from (`product.md` section 3; decided once, never both).
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum DumpForm {
-    /// Standard output is the backup.
-    Stdout,
-    /// What the command leaves in this directory is the backup.
-    Directory(String),
-}
-
-/// A dump.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Dump {
-    /// Shell text.
-    pub command: String,
-    /// Where the bytes come from.
-    pub form: DumpForm,
-    /// A pipe whose first part nobody checks is accepted.
-    pub allow_unchecked_pipes: bool,
-}
-
 /// Where to, before its Secret has been read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DestinationPlan {
@@ -143,7 +128,9 @@ pub struct ValidatedJob {
     /// What is backed up.
     pub target: Target,
     /// How.
-    pub dump: Dump,
+    pub work: Work,
+    /// What runs before and after.
+    pub hooks: Hooks,
     /// Where to.
     pub destination: DestinationPlan,
     /// Folder below the uri.

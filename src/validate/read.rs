@@ -3,12 +3,12 @@
 
 use super::problems::{Invalid, Problems};
 use super::{
-    DEFAULT_DIRECTORY, DEFAULT_SERVICE_ACCOUNT, DestinationPlan, Dump, DumpForm, Target, Timing, ValidatedJob,
-    WorkloadKind, dump_form, later, options, pod_selector, settings, timing::timing,
+    DEFAULT_SERVICE_ACCOUNT, DestinationPlan, Hooks, Target, Timing, ValidatedJob, Work, WorkloadKind, later, options,
+    pod_selector, settings, strategy, timing::timing,
 };
 use crate::api::backup_job::{
     BackupJob, BackupJobSpec, CompressionSpec, DeletionPolicy, DestinationSpec, DestinationType, NamedDestination,
-    OnChange, Output, PodChoice, RetrySpec, StrategySpec, StrategyType, TargetKind, TargetSpec, Via,
+    PodChoice, RetrySpec, StrategyType, TargetKind, TargetSpec,
 };
 use crate::api::names::{JobName, JobRef, Namespace, ObjectKey, Uid};
 use crate::api::{ANNOTATION_ACCEPTED, ANNOTATION_ADOPT};
@@ -77,7 +77,8 @@ struct Parts {
     suspend: bool,
     timing: Timing,
     target: Target,
-    dump: Dump,
+    work: Work,
+    hooks: Hooks,
     destination: DestinationPlan,
     archive: ObjectKey,
     active_deadline: Duration,
@@ -102,7 +103,8 @@ impl Parts {
             suspend: self.suspend,
             timing: self.timing,
             target: self.target,
-            dump: self.dump,
+            work: self.work,
+            hooks: self.hooks,
             destination: self.destination,
             archive: self.archive,
             adopt,
@@ -153,7 +155,15 @@ fn spec(spec: &BackupJobSpec, identity: Option<&Identity>, problems: &mut Proble
     } = spec;
 
     let target = target(target_spec, &strategy_spec.kind, identity, problems);
-    let dump = strategy(strategy_spec, problems);
+    let guard = settings::guard(guard_spec.clone().unwrap_or_default(), problems);
+    let files = strategy::Files {
+        path: target.as_ref().and_then(|target| target.path.as_deref()),
+        path_given: target_spec.path.is_some(),
+        include: &target_spec.include,
+        exclude: &target_spec.exclude,
+        allow_live_database: guard.allow_live_database,
+    };
+    let work = strategy::strategy(strategy_spec, &files, problems);
     let destination = destinations_of(destination_spec.as_ref(), destinations, problems);
     let archive = identity.and_then(|identity| {
         let name = archive_name.clone().unwrap_or_else(|| identity.job.to_string());
@@ -190,7 +200,6 @@ fn spec(spec: &BackupJobSpec, identity: Option<&Identity>, problems: &mut Proble
     );
     let keep_failed =
         within("spec.failedRunsHistoryLimit", failed_runs_history_limit.unwrap_or(3), 0..=HISTORY_LIMIT, problems);
-    let guard = settings::guard(guard_spec.clone().unwrap_or_default(), problems);
 
     let service_account = service_account_name.as_deref().unwrap_or(DEFAULT_SERVICE_ACCOUNT);
     object_name("spec.serviceAccountName", service_account, problems);
@@ -200,12 +209,14 @@ fn spec(spec: &BackupJobSpec, identity: Option<&Identity>, problems: &mut Proble
     later::notify(notify, problems);
     later::runner(runner.as_ref(), problems);
 
+    let (work, hooks) = work?;
     Some(Parts {
         schedule: schedule?.ok()?,
         suspend: suspend.unwrap_or(false),
         timing,
         target: target?,
-        dump: dump?,
+        work,
+        hooks,
         destination: destination?,
         archive: archive?,
         active_deadline,
@@ -251,7 +262,7 @@ pub fn is_object_name(name: &str) -> bool {
 }
 
 /// An absolute path, without slashes at its end; `/` itself stays.
-fn absolute_path(path: &str, text: &str, problems: &mut Problems) -> Option<String> {
+pub(super) fn absolute_path(path: &str, text: &str, problems: &mut Problems) -> Option<String> {
     if text.bytes().any(|b| b.is_ascii_control()) {
         problems.invalid(path, "holds a control character");
         return None;
@@ -274,7 +285,8 @@ fn target(
     identity: Option<&Identity>,
     problems: &mut Problems,
 ) -> Option<Target> {
-    let TargetSpec { kind, name, namespace, path, container, pods, pod_selector, include, exclude, selector } = spec;
+    let TargetSpec { kind, name, namespace, path, container, pods, pod_selector, include: _, exclude: _, selector } =
+        spec; // the patterns are read with the strategy
 
     let workload = match kind {
         TargetKind::Pod => Some(WorkloadKind::Pod),
@@ -310,11 +322,6 @@ fn target(
     }
     let pod_selector = pod_selector::read(pod_selector.as_ref(), problems);
     problems.unsupported_field("spec.target.selector", selector.as_ref().is_some_and(later::narrows));
-    for (field, patterns) in [("spec.target.include", include), ("spec.target.exclude", exclude)] {
-        if *strategy == StrategyType::dump && !patterns.is_empty() {
-            problems.invalid(field, "belongs to strategy copy; a dump's command decides what is in it");
-        }
-    }
     Some(Target {
         kind: workload?,
         name: name.clone(),
@@ -326,61 +333,6 @@ fn target(
         container: container.clone(),
         pod_selector,
     })
-}
-
-fn strategy(spec: &StrategySpec, problems: &mut Problems) -> Option<Dump> {
-    let StrategySpec { kind, command, output, directory, image, before, after, via, allow_unchecked_pipes, on_change } =
-        spec;
-
-    if *kind != StrategyType::dump {
-        problems.unsupported("spec.strategy.type", format_args!("{kind} (only dump is)"));
-        return None;
-    }
-    if image.is_some() {
-        problems.invalid("spec.strategy.image", "belongs to type custom");
-    }
-    if via.as_ref().is_some_and(|via| *via != Via::Auto) {
-        problems.invalid("spec.strategy.via", "belongs to type copy");
-    }
-    if on_change.as_ref().is_some_and(|on_change| *on_change != OnChange::Warn) {
-        problems.invalid("spec.strategy.onChange", "belongs to type copy");
-    }
-    problems.unsupported_field("spec.strategy.before", before.is_some());
-    problems.unsupported_field("spec.strategy.after", after.is_some());
-
-    let command = match command.as_deref() {
-        Some(command) if command.trim().is_empty() => {
-            problems.invalid("spec.strategy.command", "is blank");
-            None
-        }
-        Some(command) if command.contains('\0') => {
-            problems.invalid("spec.strategy.command", "holds a NUL character");
-            None
-        }
-        Some(command) => Some(command),
-        None => {
-            problems
-                .invalid("spec.strategy.command", "is needed with type dump: the shell text that writes the backup");
-            None
-        }
-    };
-    let field = "spec.strategy.directory";
-    let directory = absolute_path(field, directory.as_deref().unwrap_or(DEFAULT_DIRECTORY), problems).filter(|path| {
-        path != "/" || {
-            problems.invalid(field, "must not be the root directory: it is emptied after the backup");
-            false
-        }
-    });
-    let form = match output.as_ref().unwrap_or(&Output::Auto) {
-        Output::Auto => dump_form(command?, &directory?),
-        Output::Stdout => DumpForm::Stdout,
-        Output::Directory => DumpForm::Directory(directory?),
-        Output::Unknown(word) => {
-            problems.unsupported("spec.strategy.output", word);
-            return None;
-        }
-    };
-    Some(Dump { command: command?.to_owned(), form, allow_unchecked_pipes: allow_unchecked_pipes.unwrap_or(false) })
 }
 
 fn destinations_of(

@@ -41,6 +41,7 @@ pub(super) fn recipients(spec: &EncryptionSpec, problems: &mut Problems) -> Vec<
 /// What a backup must look like.
 pub(super) struct Guard {
     pub(super) allow_empty: bool,
+    pub(super) allow_live_database: bool,
     pub(super) minimum_size: Option<u64>,
     pub(super) maximum_shrink_percent: u32,
     pub(super) maximum_staged_size: Option<u64>,
@@ -49,7 +50,6 @@ pub(super) struct Guard {
 pub(super) fn guard(spec: GuardSpec, problems: &mut Problems) -> Guard {
     let GuardSpec { minimum_size, maximum_shrink_percent, maximum_staged_size, allow_empty, allow_live_database } =
         spec;
-    problems.default_only("spec.guard.allowLiveDatabase", allow_live_database.as_ref(), &false);
     let mut size = |path: &str, size: Option<Quantity>| {
         size.and_then(|size| quantity::bytes(&size.0).map_err(|why| problems.invalid(path, why)).ok())
     };
@@ -61,6 +61,7 @@ pub(super) fn guard(spec: GuardSpec, problems: &mut Problems) -> Guard {
     }
     Guard {
         allow_empty: allow_empty.unwrap_or(false),
+        allow_live_database: allow_live_database.unwrap_or(false),
         minimum_size,
         maximum_shrink_percent: within(
             "spec.guard.maximumShrinkPercent",

@@ -7,15 +7,16 @@ use std::io::{Read, Write};
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc;
 use std::time::Duration;
 use tempfile::TempDir;
 use ubo::api::names::{RunName, Uid};
 use ubo::error::Reason;
+use ubo::source::wrapper::tar_words::Told;
 use ubo::source::wrapper::{Nonce, Plan, STAGED_LIMIT_KIB, Transcript, Verdict};
-use ubo::validate::{Dump, DumpForm};
+use ubo::validate::{Dump, DumpForm, Hooks, Work};
 
-pub(crate) const UID: &str = "6b1cbb4c-0000-4000-8000-000000000001";
 pub(crate) const OTHER_UID: &str = "6b1cbb4c-0000-4000-8000-000000000002";
 
 /// What `sh` is in a container, and whether there is a bash beside it.
@@ -36,9 +37,16 @@ pub(crate) struct Container {
 }
 
 pub(crate) const TOOLS: &[&str] = &[
-    "cat", "chmod", "dd", "df", "du", "env", "false", "head", "ls", "mkdir", "mkfifo", "mv", "rm", "rmdir", "seq",
-    "sleep", "tar", "touch", "tr", "true", "wc", "yes",
+    "cat", "chmod", "dd", "df", "du", "env", "false", "find", "head", "ls", "md5sum", "mkdir", "mkfifo", "mv", "rm",
+    "rmdir", "seq", "setsid", "sleep", "stat", "tar", "touch", "tr", "true", "wc", "yes",
 ];
+
+/// Of a run that nobody else has: all that run here see each other's processes.
+pub(crate) fn fresh_uid() -> Uid {
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    let (process, count) = (std::process::id() & 0xff_ffff, COUNT.fetch_add(1, Ordering::Relaxed) & 0xff_ffff);
+    Uid::new(format!("6b1cbb4c-0000-4000-8000-{process:06x}{count:06x}")).unwrap()
+}
 
 pub(crate) fn program(name: &str) -> PathBuf {
     ["/usr/bin", "/bin", "/usr/sbin", "/sbin"]
@@ -79,6 +87,12 @@ impl Container {
         DumpForm::Directory(self.path("backup").to_str().unwrap().to_owned())
     }
 
+    /// From now on `tool` is the program of this name.
+    pub(crate) fn replace(&self, tool: &str, with: &str) {
+        self.remove(tool);
+        symlink(program(with), self.path("bin").join(tool)).unwrap();
+    }
+
     pub(crate) fn remove(&self, tool: &str) {
         fs::remove_file(self.path("bin").join(tool)).unwrap();
     }
@@ -97,13 +111,24 @@ impl Container {
     pub(crate) fn plan(form: DumpForm, command: &str) -> Plan {
         Plan {
             nonce: Nonce::new(0x1234_5678_9abc_def0_1234_5678_9abc_def0),
-            dump: Dump { command: command.to_owned(), form, allow_unchecked_pipes: false },
+            work: Work::Dump(Dump { command: command.to_owned(), form, allow_unchecked_pipes: false }),
+            hooks: Hooks::default(),
             run: RunName::new("pg-20261124-0200").unwrap(),
-            run_uid: Uid::new(UID).unwrap(),
+            run_uid: fresh_uid(),
             target_path: Some("/var/lib/data".to_owned()),
+            attempt: 1,
             staged_limit_kib: STAGED_LIMIT_KIB,
             limits_volumes: false,
         }
+    }
+
+    /// The same plan with another command.
+    pub(crate) fn with_command(plan: &Plan, command: &str) -> Plan {
+        let mut plan = plan.clone();
+        if let Work::Dump(dump) = &mut plan.work {
+            command.clone_into(&mut dump.command);
+        }
+        plan
     }
 
     pub(crate) fn start(&self, plan: &Plan) -> Child {
@@ -159,6 +184,10 @@ impl Container {
         // What a shell of the command's own has not waited for is left to the machine's first process.
         eventually("nothing of the session is left", || session(pid).is_empty());
         let verdict = transcript.verdict();
+        let told = transcript.tar().told(match verdict {
+            Some(Verdict::Tar(code)) => code,
+            _ => 0,
+        });
         let lies = transcript.lies().to_vec();
         let warnings = transcript.warnings();
         let reason = verdict.and_then(|verdict| plan.failure(verdict, &lies)).map(|failure| failure.reason);
@@ -167,7 +196,7 @@ impl Container {
         if let Some(verdict) = verdict {
             assert_eq!(status.code(), Some(verdict.exit_code()), "{:?}: {log}", self.shell);
         }
-        Outcome { data, verdict, reason, lies, warnings, log, status }
+        Outcome { data, verdict, reason, lies, warnings, log, status, told }
     }
 }
 
@@ -184,12 +213,15 @@ pub(crate) struct Outcome {
     pub(crate) warnings: Vec<String>,
     pub(crate) log: String,
     pub(crate) status: ExitStatus,
+    /// What tar said of the files of a copy.
+    pub(crate) told: Told,
 }
 
 impl std::fmt::Debug for Outcome {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { data, verdict, reason, lies, warnings, log, status } = self;
-        write!(f, "{} bytes, {verdict:?}, {reason:?}, {lies:?}, {warnings:?}, {log:?}, {status:?}", data.len())
+        let Self { data, verdict, reason, lies, warnings, log, status, told } = self;
+        let size = data.len();
+        write!(f, "{size} bytes, {verdict:?}, {reason:?}, {lies:?}, {warnings:?}, {log:?}, {status:?}, {told:?}")
     }
 }
 

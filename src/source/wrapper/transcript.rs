@@ -1,6 +1,7 @@
 //! **P** What the wrapper has said so far, on both of its streams.
 
 use super::marked::{Marked, Piece};
+use super::tar_words::TarWords;
 use super::{LINE_LIMIT, Nonce, Verdict, split_into};
 use crate::error::{Failure, Reason};
 use crate::source::CHUNK_LIMIT;
@@ -25,6 +26,8 @@ pub struct Transcript {
     leavings_of: Option<String>,
     lies: Vec<String>,
     left: bool,
+    tar: TarWords,
+    after: Option<String>,
 }
 
 impl Transcript {
@@ -40,6 +43,8 @@ impl Transcript {
             leavings_of: None,
             lies: Vec::new(),
             left: false,
+            tar: TarWords::default(),
+            after: None,
         }
     }
 
@@ -76,7 +81,10 @@ impl Transcript {
     pub fn stderr(&mut self, chunk: Bytes) {
         for piece in self.stderr.push(chunk) {
             match piece {
-                Piece::Data(bytes) => self.keep(&bytes),
+                Piece::Data(bytes) => {
+                    self.tar.take(&bytes);
+                    self.keep(&bytes);
+                }
                 Piece::Line(line) => self.note(&String::from_utf8_lossy(&line)),
             }
         }
@@ -93,6 +101,11 @@ impl Transcript {
         match line.split_once(' ') {
             None if line == "start" => self.started = true,
             None if line == "left" => self.left = true,
+            None if line == "tar-end" => self.tar.end(),
+            None if line == "changed" => self.tar.changed(),
+            None if line == "blind" => self.tar.blind(),
+            Some(("tar-begin", _)) => self.tar.begin(),
+            Some(("after", how)) => self.after = Some(how.to_owned()),
             Some(("clearing", uid)) => self.leavings_of = Some(uid.to_owned()),
             Some(("lies", name)) if self.lies.len() < LIES_LIMIT => self.lies.push(name.to_owned()),
             _ => {}
@@ -117,6 +130,16 @@ impl Transcript {
     /// What lies in a directory that is not empty, at most five names.
     pub fn lies(&self) -> &[String] {
         &self.lies
+    }
+
+    /// What tar said of the files of a copy.
+    pub const fn tar(&self) -> &TarWords {
+        &self.tar
+    }
+
+    /// How the hook after failed, if it did: its exit code, or `late`.
+    pub fn after(&self) -> Option<&str> {
+        self.after.as_deref()
     }
 
     /// What is worth saying of a backup that is whole.
@@ -174,7 +197,7 @@ mod tests {
         fn whatever_a_trailer_holds_only_ours_are_taken(text in "[a-z-]{0,12} ?-?[0-9]{0,4}") {
             let mut transcript = transcript();
             let taken = transcript.stdout(line(&text), &mut VecDeque::new());
-            let good = ["command", "tar", "tar-missing", "pipeline", "not-empty", "unavailable", "busy", "full", "disk"];
+            let good = ["command", "tar", "tar-missing", "pipeline", "before", "before-late", "after", "after-late", "no-path", "not-empty", "unavailable", "busy", "full", "disk"];
             let ours = text.split_once(' ').is_some_and(|(word, code)| {
                 good.contains(&word) && code.parse::<u8>().is_ok()
             });

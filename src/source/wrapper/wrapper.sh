@@ -1,16 +1,20 @@
-# Runs one dump command inside somebody else's container and proves on standard output how it ended.
-# What goes over which stream, and why, is told in ../wrapper.rs. Comment lines are cut before it is sent.
+# Runs one piece of work inside somebody else's container and proves on standard output how it ended.
+# What goes over which stream, and why, is told in ../wrapper.rs. Comment lines are cut before it is sent; this part comes
+# first, then hooks.sh where there are hooks, then one of stdout.sh, directory.sh and copy.sh.
 #
-# $1 nonce  $2 command  $3 stdout|directory  $4 directory  $5 UID of the run  $6 plain|piped|allowed
-# $7 limit of the directory in KiB, with a v behind it for volumes too  $8 seconds between heartbeats  $9 name of the run  ${10} target path or nothing
+# $1 nonce  $2 command  $3 directory, or path to copy  $4 UID of the run  $5 plain|piped|allowed
+# $6 limit of the directory in KiB, with a v behind it for volumes too  $7 seconds between heartbeats  $8 name of the run
+# $9 target path or nothing
+# ${10} hook before  ${11} its limit in seconds  ${12} hook after  ${13} its limit  ${14} folders not to enter, one a line
+# ${15} not empty where this run has had an attempt before
 
-ubo_n=$1 ubo_c=$2 ubo_f=$3 ubo_d=$4 ubo_u=$5 ubo_q=$6 ubo_m=$7 ubo_t=$8
-UBO_RUN=$9; export UBO_RUN
-if [ -n "${10}" ]; then UBO_TARGET_PATH=${10}; export UBO_TARGET_PATH; fi
-if [ "$ubo_f" = directory ]; then UBO_BACKUP_DIR=$ubo_d; export UBO_BACKUP_DIR; fi
+ubo_n=$1 ubo_c=$2 ubo_d=$3 ubo_u=$4 ubo_q=$5 ubo_m=$6 ubo_t=$7
+UBO_RUN=$8; export UBO_RUN
+if [ -n "$9" ]; then UBO_TARGET_PATH=$9; export UBO_TARGET_PATH; fi
 # 3: the control line, 4: the backup. Everything else that anybody prints is log.
 exec 3<&0 4>&1 </dev/null >&2
 ubo_w= ubo_h= ubo_b= ubo_own= ubo_made= ubo_mark= ubo_full= ubo_e= ubo_i= ubo_me= ubo_s= ubo_r=
+ubo_begun= ubo_late= ubo_failed= ubo_keep= ubo_far= ubo_0=0
 
 ubo_say() { printf '\n%s %s\n' "$ubo_n" "$1" >&2; }
 
@@ -32,21 +36,35 @@ ubo_since() {
 }
 
 # Whether $1 was started by the command: alive, none of our own, and of the session that runtimes make for an exec. Should
-# one make only a process group, or nothing, then of that group, or our child.
+# one make only a process group, or nothing, then of that group, or our child. With ubo_far also one that has left the
+# session (`setsid`, a daemon), but not our environment.
 ubo_ours() {
-  case " $$ $ubo_w $ubo_h $ubo_me " in *" $1 "*) return 1 ;; esac
+  case " $$ $ubo_w $ubo_h $ubo_me $ubo_keep " in *" $1 "*) return 1 ;; esac
   ubo_stat "$1" || return 1
+  ubo_y=$1
   set -- $ubo_l
   [ "$1" != Z ] || return 1
-  case " $2 $3 $4 " in *" $$ "*) ;; *) return 1 ;; esac
-  case " $ubo_w $ubo_h " in *" $2 "*) return 1 ;; esac
+  case " $2 $3 $4 " in
+    *" $$ "*) ;;
+    # What is older than we are costs no look.
+    *) [ -n "$ubo_far" ] && [ "${20}" -ge "$ubo_0" ] && ubo_marked "$ubo_y" || return 1 ;;
+  esac
+  case " $ubo_w $ubo_h $ubo_keep " in *" $2 "*) return 1 ;; esac
   ubo_y=$2
+}
+
+# Whether the environment of $1 is one that we made. Shells read over the zeros in it.
+ubo_marked() {
+  { while read -r ubo_l || [ -n "$ubo_l" ]; do
+    case $ubo_l in *"UBO_ATTEMPT=$UBO_ATTEMPT"*) return 0 ;; esac
+  done <"/proc/$1/environ"; } 2>/dev/null
+  return 1
 }
 
 # Looks for what the command has started, and fails if there is nothing. `TERM` sends that signal to each that has not had
 # it, `leaf` KILL to those without children, `KILL` KILL to all.
 ubo_signal() {
-  ubo_g=1 ubo_j=' '
+  ubo_g=1 ubo_j=' ' ubo_far=$1
   if [ "$1" = leaf ]; then
     for ubo_p in /proc/[0-9]*; do ubo_ours "${ubo_p#/proc/}" && ubo_j="$ubo_j$ubo_y "; done
   fi
@@ -95,20 +113,10 @@ ubo_reap() {
   wait "$1"
 }
 
-# Empties the directory, but for what was never ours.
-ubo_empty() {
-  for ubo_p in "$ubo_d"/* "$ubo_d"/.[!.]* "$ubo_d"/..?*; do
-    case $ubo_p in */lost+found | "$ubo_mark") continue ;; esac
-    [ -e "$ubo_p" ] || [ -L "$ubo_p" ] || continue
-    rm -rf -- "$ubo_p" || return 1
-  done
-}
-
-# Removes what the run has made. The marker goes last: whoever comes after a kill in between still knows whose it is.
-ubo_clean() {
-  [ -n "$ubo_own" ] || return 0
-  if [ -n "$ubo_made" ]; then rm -rf -- "$ubo_d"; else ubo_empty; fi && rm -f -- "$ubo_mark" && ubo_own=
-}
+# What the form of the work removes when it is over, and what hooks do, where there are any.
+ubo_clean() { :; }
+ubo_before() { :; }
+ubo_after() { :; }
 
 # The stream was cut, or somebody ended us: nothing stays.
 ubo_cut() {
@@ -120,6 +128,7 @@ ubo_cut() {
   ubo_w= ubo_h=
   ubo_stop
   wait
+  ubo_after cut
   ubo_clean
   exit 143
 }
@@ -141,25 +150,12 @@ ubo_watch() {
   { read -r ubo_me ubo_p </proc/self/stat; } 2>/dev/null
   ubo_h= ubo_w=
   ubo_stop
+  ubo_after cut
   ubo_clean
   exit 0
 }
 
 ubo_watched() { ubo_watch 4>&- & ubo_w=$!; }
-
-# What is wrong with the room for the directory, in ubo_v: `disk`, `full` or nothing. Less than a ninth free, as `df` counts
-# it, is a little more than the tenth of everything below which a kubelet evicts. A volume has no limit but its own size,
-# unless somebody has set one.
-ubo_room() {
-  ubo_v=$(df -Pk "$ubo_d" 2>/dev/null | { read -r ubo_p; read -r ubo_p a b c d e; echo "${b:-0} ${c:-0} ${e:-/}"; })
-  set -- $ubo_v
-  ubo_v=
-  [ $# -ge 3 ] && [ $(($1 + $2)) -gt 0 ] || return 0
-  if [ $(($2 * 9)) -lt $(($1 + $2)) ]; then ubo_v=disk; return 0; fi
-  case $ubo_m in *v) ;; *) [ "$3" = / ] || return 0 ;; esac
-  ubo_p=$(du -sk "$ubo_d" 2>/dev/null | { read -r a b; echo "${a:-0}"; })
-  [ "${ubo_p:-0}" -le "${ubo_m%v}" ] || ubo_v=full
-}
 
 ubo_beat() {
   trap 'trap "" TERM PIPE; kill "$ubo_s" 2>/dev/null; wait; exit 0' TERM PIPE
@@ -183,6 +179,8 @@ ubo_rest() { ubo_reap "$ubo_h"; ubo_h=; }
 
 # The last thing on the stream: the word that says how it ended, and an exit code.
 ubo_end() {
+  ubo_after "$1" "$2"
+  case $ubo_failed in '') ;; late) set -- after-late 1 ;; *) set -- after "$ubo_failed" ;; esac
   ubo_clean || ubo_say left
   [ -n "$ubo_w" ] || ubo_watched
   ubo_rest
@@ -201,27 +199,12 @@ $1"'
 # never waits.
 ubo_command() (
   exec 3<&- 4>&-
+  trap - HUP INT PIPE USR1 USR2 EXIT
   trap 'trap "" TERM; wait; exit 143' TERM
   if [ "$ubo_q" = bash ]; then exec bash -o pipefail -c "$ubo_z" bash "$ubo_c"; fi
   if [ "$ubo_q" = pipefail ]; then set -o pipefail; fi
   set --
   eval "$ubo_c"
-)
-
-# The directory without what is not the command's. Some busybox cannot exclude: it is given the names, and where there are
-# none (an empty directory, which is judged elsewhere) two empty blocks are the archive.
-ubo_tar() (
-  exec 3<&- 4>&-
-  cd -- "$ubo_d" || exit 125
-  if [ -z "$ubo_i" ]; then exec tar $ubo_e -cf - .; fi
-  set --
-  for ubo_p in ./* ./.[!.]* ./..?*; do
-    case $ubo_p in ./lost+found | ./.ubo-run) continue ;; esac
-    [ -e "$ubo_p" ] || [ -L "$ubo_p" ] || continue
-    set -- "$@" "$ubo_p"
-  done
-  if [ $# = 0 ]; then exec dd if=/dev/zero bs=512 count=2 2>/dev/null; fi
-  exec tar -cf - "$@"
 )
 
 # Runs $1 with its output in large pieces: the path from here to the operator costs per write, not per byte.
@@ -256,10 +239,34 @@ trap ubo_cut TERM HUP INT PIPE
 trap 'ubo_full=full; ubo_stop; wait "$ubo_b"' USR1
 trap 'ubo_full=disk; ubo_stop; wait "$ubo_b"' USR2
 trap ubo_clean EXIT
+ubo_since $$ && ubo_0=$ubo_v
+UBO_ATTEMPT=$ubo_u.$$.$ubo_0; export UBO_ATTEMPT
 ubo_say start
 ubo_beats plain
 
-if [ "$ubo_f" = directory ] && ! command -v tar >/dev/null 2>&1; then ubo_end tar-missing 1; fi
+# An earlier attempt of this run may live, unheard: its connection was cut, and nobody has told it yet, or its hook takes
+# long. It is ended, its `after` included, before this one begins. It is known by its first argument (see `script`).
+ubo_older() {
+  for ubo_p in /proc/[0-9]*; do
+    ubo_p=${ubo_p#/proc/}
+    [ "$ubo_p" != $$ ] || continue
+    ubo_l=
+    { read -r ubo_l <"/proc/$ubo_p/cmdline"; } 2>/dev/null
+    case $ubo_l in "sh-c# $ubo_u"*) ;; *) continue ;; esac
+    ubo_stat "$ubo_p" || continue
+    set -- "$ubo_p" $ubo_l
+    # A leader of a session, in this container: with the host's process ids others of its kind are seen too.
+    [ "$1" = "$5" ] && [ "/proc/$1/root" -ef / ] && ubo_since "$1" || continue
+    set -- "$1" "$ubo_v"
+    kill -s TERM "$1" 2>/dev/null
+    ubo_k=0
+    while ubo_since "$1" && [ "$ubo_v" = "$2" ]; do
+      [ $ubo_k -lt 500 ] || ubo_end busy 1
+      ubo_nap
+    done
+  done
+}
+if [ -n "${15}" ]; then ubo_older; fi
 
 if (set -o pipefail) 2>/dev/null; then ubo_q=pipefail
 elif [ "$ubo_q" = piped ] && command -v bash >/dev/null 2>&1; then ubo_q=bash
@@ -270,87 +277,3 @@ if dd ibs=65536 obs=1048576 </dev/null >/dev/null 2>&1; then ubo_x='dd ibs=65536
 elif command -v cat >/dev/null 2>&1; then ubo_x=cat
 else ubo_x=
 fi
-
-# The marker lies beside a directory that we make, so that tools which insist on an empty one are content, and inside one
-# that we find, since a mounted volume outlives the container.
-ubo_take() {
-  if [ -f "$ubo_d.ubo-run" ]; then
-    ubo_mark=$ubo_d.ubo-run
-    ubo_dead
-    rm -rf -- "$ubo_d" && rm -f -- "$ubo_mark" || ubo_end unavailable 1
-  fi
-  if [ ! -e "$ubo_d" ] && [ ! -L "$ubo_d" ]; then
-    mkdir -m 700 -- "$ubo_d" 2>/dev/null || ubo_end unavailable 1
-    ubo_made=1 ubo_mark=$ubo_d.ubo-run
-  elif [ ! -d "$ubo_d" ]; then
-    ubo_say "lies a file of that name"
-    ubo_end not-empty 1
-  else
-    ubo_mark=$ubo_d/.ubo-run
-    if [ -f "$ubo_mark" ]; then
-      ubo_dead
-      ubo_empty && rm -f -- "$ubo_mark" || ubo_end unavailable 1
-    fi
-    ubo_look
-  fi
-  ubo_since $$
-  # Created or refused, never overwritten: of two runs that come at once one is told.
-  (set -C; echo "$ubo_u $$ $ubo_v" >"$ubo_mark") 2>/dev/null || {
-    if [ -e "$ubo_mark" ]; then ubo_end busy 1; fi
-    [ -z "$ubo_made" ] || rmdir -- "$ubo_d"
-    ubo_end unavailable 1
-  }
-  ubo_own=1
-}
-
-# Refuses a directory that holds anything, naming up to five entries.
-ubo_look() {
-  ubo_k=0
-  for ubo_p in "$ubo_d"/* "$ubo_d"/.[!.]* "$ubo_d"/..?*; do
-    case $ubo_p in */lost+found) ubo_e="$ubo_e --exclude=./lost+found"; continue ;; esac
-    [ -e "$ubo_p" ] || [ -L "$ubo_p" ] || continue
-    ubo_k=$((ubo_k + 1))
-    [ $ubo_k -gt 5 ] || ubo_say "lies ${ubo_p#"$ubo_d"/}"
-  done
-  [ $ubo_k = 0 ] || ubo_end not-empty 1
-}
-
-# Leavings: an attempt of this run that still lives was cut off and is ended; another run that lives keeps the directory.
-ubo_dead() {
-  read -r a b c <"$ubo_mark"
-  ubo_say "clearing $a"
-  if ubo_since "${b:-0}" && [ "$ubo_v" = "$c" ]; then
-    [ "$a" = "$ubo_u" ] || ubo_end busy 1
-    kill -s TERM "$b" 2>/dev/null
-    ubo_k=0
-    while ubo_since "$b" && [ "$ubo_v" = "$c" ]; do
-      [ $ubo_k -lt 100 ] || ubo_end busy 1
-      ubo_nap
-    done
-  fi
-}
-
-if [ "$ubo_f" = directory ]; then
-  ubo_take
-  ubo_room
-  [ -z "$ubo_v" ] || ubo_end "$ubo_v" 1
-  if [ -z "$ubo_made" ]; then ubo_e="$ubo_e --exclude=./.ubo-run"; fi
-  if [ -n "$ubo_e" ] && ! tar -C "$ubo_d" $ubo_e -cf - . >/dev/null 2>&1; then ubo_i=1; fi
-  ubo_rest
-  ubo_beats staged
-fi
-ubo_watched
-
-if [ "$ubo_f" = stdout ]; then
-  ubo_do ubo_command
-  ubo_end command "$ubo_v"
-fi
-ubo_log() { ubo_command >&2; }
-ubo_x_kept=$ubo_x ubo_x=
-ubo_do ubo_log
-[ "$ubo_v" = 0 ] || ubo_end command "$ubo_v"
-ubo_rest
-ubo_beats plain
-ubo_x=$ubo_x_kept
-ubo_do ubo_tar
-ubo_end tar "$ubo_v"

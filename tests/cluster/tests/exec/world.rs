@@ -27,7 +27,7 @@ use ubo::source::exec_loop::Times;
 use ubo::source::{Capture, Completion, Source};
 use ubo::target::{ResolvedPod, resolve};
 use ubo::tenant::{Account, Tenants};
-use ubo::validate::{Dump, DumpForm, Target, WorkloadKind};
+use ubo::validate::{Dump, DumpForm, Target, Work, WorkloadKind};
 
 pub(crate) const UID: &str = "6b1cbb4c-0000-4000-8000-000000000001";
 pub(crate) const OTHER_UID: &str = "6b1cbb4c-0000-4000-8000-000000000002";
@@ -153,7 +153,8 @@ impl World {
             scheduled_at: None,
             archive: ObjectKey::new("exec/pg").unwrap(),
         };
-        ExecSource::new(tenants.clone(), self.account(), pod.clone(), dump, Some("/data".to_owned()), &id)
+        let work = Work::Dump(dump);
+        ExecSource::new(tenants.clone(), self.account(), pod.clone(), work, Some("/data".to_owned()), &id)
     }
 
     pub(crate) async fn run(&self, pod: &ResolvedPod, dump: Dump) -> Outcome {
