@@ -311,7 +311,8 @@ fn with_verdict(
 ) -> Result<Judged, Failure> {
     if let Some(mut failure) = plan.failure(verdict, transcript.lies()) {
         if let (Some(how), false) = (transcript.after(), failure.reason == Reason::AfterFailed) {
-            let how = if how == "late" { "was not through in time".into() } else { format!("ended with exit code {how}") };
+            let how =
+                if how == "late" { "was not through in time".into() } else { format!("ended with exit code {how}") };
             failure.message = format!("{}. strategy.after {how}, too", failure.message);
         }
         return Err(failure);
@@ -373,7 +374,8 @@ fn copied(
     let told = transcript.tar().told(code);
     let mut lacks = Vec::new();
     if let Some(why) = told.unread {
-        let why = format!("{why}. Let the container run as a user who may read them, or leave them out by target.exclude");
+        let why =
+            format!("{why}. Let the container run as a user who may read them, or leave them out by target.exclude");
         lacks.push((Reason::SourceIncomplete, why));
     }
     if noted.lost > 0 {

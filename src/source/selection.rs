@@ -44,7 +44,9 @@ impl Selection {
         }
         let read = matcher(std::slice::from_ref(&pattern))?;
         if read.is_empty() {
-            return Err("is blank, or a comment as .gitignore has it: write `\\#` for a name that begins with #".to_owned());
+            return Err(
+                "is blank, or a comment as .gitignore has it: write `\\#` for a name that begins with #".to_owned()
+            );
         }
         Ok(())
     }

@@ -258,7 +258,8 @@ pub(super) fn for_each_record<'a>(
     // Some writers fill up with zeros.
     while !records.is_empty() && records.iter().any(|b| *b != 0) {
         let blank = records.iter().position(|b| *b == b' ').ok_or(PAX_FAULT)?;
-        let length: usize = std::str::from_utf8(&records[..blank]).ok().and_then(|n| n.parse().ok()).ok_or(PAX_FAULT)?;
+        let length: usize =
+            std::str::from_utf8(&records[..blank]).ok().and_then(|n| n.parse().ok()).ok_or(PAX_FAULT)?;
         let record = records.get(blank + 1..length).and_then(|r| r.strip_suffix(b"\n")).ok_or(PAX_FAULT)?;
         let equals = memchr::memchr(b'=', record).ok_or(PAX_FAULT)?;
         take(&record[..equals], &record[equals + 1..])?;

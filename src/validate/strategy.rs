@@ -115,12 +115,7 @@ fn in_url(text: &str) -> usize {
     text.bytes().map(|b| if b.is_ascii_alphanumeric() || b" *-._".contains(&b) { 1 } else { 3 }).sum()
 }
 
-fn copy(
-    files: &Files<'_>,
-    via: Option<&Via>,
-    on_change: Option<&OnChange>,
-    problems: &mut Problems,
-) -> Option<Copy> {
+fn copy(files: &Files<'_>, via: Option<&Via>, on_change: Option<&OnChange>, problems: &mut Problems) -> Option<Copy> {
     if let Some(via @ (Via::Volume | Via::Unknown(_))) = via {
         problems.unsupported("spec.strategy.via", format_args!("{via} (only Auto and Exec are)"));
     }

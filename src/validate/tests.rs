@@ -443,9 +443,8 @@ const IMPLEMENTED: &[&str] = &[
     "spec.guard.maximumShrinkPercent",
     "spec.guard.maximumStagedSize",
     "spec.serviceAccountName",
-
-@@A    "spec.startingDeadlineSeconds",
-@@B    "spec.strategy.after.command",
+    "spec.startingDeadlineSeconds",
+    "spec.strategy.after.command",
     "spec.strategy.after.timeoutSeconds",
     "spec.strategy.allowUncheckedPipes",
     "spec.strategy.before.command",

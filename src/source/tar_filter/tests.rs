@@ -103,7 +103,8 @@ fn entries_are_cut_out_whole_in_every_format() {
             assert!(whole(&passed), "{arguments:?} {size}");
             // A sparse file in PAX form is called after its process by readers that do not know the form.
             let kept = |name: &str| !name.contains("cache") && !name.ends_with(".txt") && !name.contains("sparse");
-            let expected: Vec<_> = all.iter().filter(|(name, _)| kept(name) && !name.contains("Sparse")).cloned().collect();
+            let expected: Vec<_> =
+                all.iter().filter(|(name, _)| kept(name) && !name.contains("Sparse")).cloned().collect();
             assert_eq!(entries(&passed), expected, "{arguments:?} {size}");
         }
     }
@@ -166,7 +167,9 @@ fn what_is_no_tar_passes_and_is_told() {
     let mut tar = pack(folder.path(), "tar", &[]);
     let end = tar.iter().rposition(|b| *b != 0).unwrap();
     tar[end / BLOCK * BLOCK + 100] ^= 1; // in a header, or in content behind it
-    for damaged in [b"no tar at all, but rather long text of somebody's making".repeat(30), [vec![0; 512], tar].concat()] {
+    for damaged in
+        [b"no tar at all, but rather long text of somebody's making".repeat(30), [vec![0; 512], tar].concat()]
+    {
         for size in [100, 512, 4096] {
             let (passed, noted) = filtered(&damaged, selection(&[], &["x"]), size);
             assert!(noted.unfiltered);

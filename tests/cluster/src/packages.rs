@@ -11,7 +11,7 @@ use std::path::Path;
 use std::process::Command;
 
 /// A file that each package brings, and the package.
-const NEEDED: [(&str, &str); 16] = [
+const NEEDED: [(&str, &str); 18] = [
     ("/usr/bin/etcd", "etcd-server"),
     ("/usr/bin/containerd", "containerd"),
     ("/usr/sbin/runc", "runc"),
@@ -27,6 +27,8 @@ const NEEDED: [(&str, &str); 16] = [
     ("/usr/bin/strip", "binutils"),
     ("/etc/ssl/certs/ca-certificates.crt", "ca-certificates"),
     ("/usr/bin/zstd", "zstd"),
+    ("/usr/bin/bsdtar", "libarchive-tools"), // the third kind of tar that a container may have
+    ("/usr/bin/git", "git"),                 // what a pattern as in .gitignore means
     ("/usr/bin/age", "age"),
 ];
 
