@@ -8,6 +8,7 @@ use scene::{BUSYBOX, Scene, edit, pipe};
 use serde_json::{Value, json};
 use ubo::api::backup_run::BackupRunStatus;
 use ubo::run::Phase;
+use ubo::source::Consistency;
 
 /// An image with GNU tar.
 const GNU: &str = "localhost/postgres:15";
@@ -42,7 +43,7 @@ async fn a_folder_comes_back_file_by_file() -> Result<()> {
     scene.exec("gnu", make).await?;
     let status = scene.back_up(&copy(&scene, "whole", "gnu", "/data", &[])).await?;
     ensure!(status.phase == Phase::Succeeded && status.warnings.is_empty(), "{status:?}");
-    ensure!(status.consistency.as_deref() == Some("Live"), "{status:?}");
+    ensure!(status.consistency == Some(Consistency::Live), "{status:?}");
     // Holes are not read: nine gigabytes of them come as one megabyte or so.
     ensure!(status.bytes_read.is_some_and(|bytes| bytes < 4 << 20), "{status:?}");
     let folder = tempfile::tempdir()?;
@@ -137,7 +138,7 @@ async fn what_is_not_whole_is_not_a_success() -> Result<()> {
     for status in &statuses {
         ensure!(status.phase == Phase::Succeeded, "{status:?}");
     }
-    ensure!(statuses[3].consistency.as_deref() == Some("Quiesced"), "{:?}", statuses[3]);
+    ensure!(statuses[3].consistency == Some(Consistency::Quiesced), "{:?}", statuses[3]);
     let listed = pipe("tar", &["-t"], scene.decompressed(&statuses[2]).await?).await?;
     ensure!(listed == b"./base\n", "{listed:?}");
     scene.end().await
