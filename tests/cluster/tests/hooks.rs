@@ -39,12 +39,12 @@ async fn before_and_after_run_around_the_work_whatever_fails() -> Result<()> {
             ensure!(log == b"said b\nsaid a\n", "{:?}", String::from_utf8_lossy(&log));
         }
     }
-    let mut late = with_hooks(&scene, "late", "echo data", "sleep 1000", "echo a > /notes-late");
+    let mut late = with_hooks(&scene, "late", "echo data", "sleep 4321", "echo a > /notes-late");
     edit(&mut late, "spec.strategy.before.timeoutSeconds", json!(2));
     let status = scene.back_up(&late).await?;
     ensure!(status.reason.as_deref() == Some("BeforeFailed"), "{status:?}");
     ensure!(scene.exec("box", "cat /notes-late").await?.trim() == "a");
-    scene.no_process("box", "sleep 1000").await?;
+    scene.no_process("box", "sleep 4321").await?;
     scene.end().await
 }
 
@@ -52,7 +52,7 @@ async fn before_and_after_run_around_the_work_whatever_fails() -> Result<()> {
 async fn after_runs_when_the_run_is_cancelled_in_its_middle() -> Result<()> {
     let scene = Scene::new("hooks").await?;
     scene.pod("box", BUSYBOX, |_| {}).await?;
-    scene.apply(&with_hooks(&scene, "cut", "touch /begun; echo data; sleep 1000", "true", "echo a >> /notes")).await?;
+    scene.apply(&with_hooks(&scene, "cut", "touch /begun; echo data; sleep 4321", "true", "echo a >> /notes")).await?;
     let api: kube::Api<ubo::api::backup_run::BackupRun> = scene.api();
     until("the command to be at work", || async {
         Ok(scene.exec("box", "test -e /begun && echo yes || true").await?.contains("yes").then_some(()))
@@ -66,6 +66,6 @@ async fn after_runs_when_the_run_is_cancelled_in_its_middle() -> Result<()> {
         Ok((scene.exec("box", "cat /notes || true").await?.trim() == "a").then_some(()))
     })
     .await?;
-    scene.no_process("box", "sleep 1000").await?;
+    scene.no_process("box", "sleep 4321").await?;
     scene.end().await
 }
