@@ -206,10 +206,7 @@ impl TarFilter {
 
     /// A whole block, which is in `held` already or not.
     fn judge(&mut self, block: &[u8; BLOCK], held: bool) -> Step {
-        let header = match self.header(block) {
-            Ok(header) => header,
-            Err(_) => return self.unknown(0).1,
-        };
+        let Ok(header) = self.header(block) else { return self.unknown(0).1 };
         match header {
             Header::Taken if held => Step::Release,
             Header::Taken if self.folders.is_empty() => Step::Pass,

@@ -253,7 +253,7 @@ mod tests {
 
     #[test]
     fn the_longest_commands_fit_into_a_request() {
-        let hook = |length| Some(Hook { command: "x".repeat(length), limit: std::time::Duration::from_secs(86_400) });
+        let hook = |length| Some(Hook { command: "x".repeat(length), limit: std::time::Duration::from_hours(24) });
         let path = format!("/{}", "/é".repeat(341));
         let copy = Copy {
             path: path.clone(),

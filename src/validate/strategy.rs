@@ -140,8 +140,8 @@ fn copy(files: &Files<'_>, via: Option<&Via>, on_change: Option<&OnChange>, prob
         }
         return None;
     };
-    let below = |folder: &&str| path.strip_prefix(*folder).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
-    if path == "/" || NO_FILES.iter().any(|folder| below(&folder)) {
+    let below = |folder: &str| path.strip_prefix(folder).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
+    if path == "/" || NO_FILES.iter().any(|folder| below(folder)) {
         problems.invalid(
             "spec.target.path",
             format_args!("{path} holds what is no file (/proc, /sys, /dev): name the folder with the data"),

@@ -50,13 +50,22 @@ impl Files {
     }
 }
 
+/// Where a tar is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Stage {
+    /// It has not begun: what is printed is somebody else's.
+    #[default]
+    Before,
+    /// It is at work.
+    Talking,
+    /// Its last words were seen.
+    Ended,
+}
+
 /// The words of one tar.
 #[derive(Clone, Debug, Default)]
 pub struct TarWords {
-    /// It is at work.
-    talking: bool,
-    /// Its last words were seen.
-    ended: bool,
+    stage: Stage,
     line: Vec<u8>,
     unread: Files,
     changed: Files,
@@ -80,13 +89,13 @@ pub struct Told {
 impl TarWords {
     /// Tar begins: what comes from now on is its.
     pub fn begin(&mut self) {
-        self.talking = true;
+        self.stage = Stage::Talking;
     }
 
     /// Tar has ended, and all that it printed has been taken.
     pub fn end(&mut self) {
         self.next_line();
-        (self.talking, self.ended) = (false, true);
+        self.stage = Stage::Ended;
     }
 
     /// Files are not as they were before.
@@ -101,7 +110,7 @@ impl TarWords {
 
     /// Takes what was printed. Before [`TarWords::begin`] and after [`TarWords::end`] it is somebody else's.
     pub fn take(&mut self, mut bytes: &[u8]) {
-        while self.talking && !bytes.is_empty() {
+        while self.stage == Stage::Talking && !bytes.is_empty() {
             let end = memchr::memchr(b'\n', bytes);
             let part = &bytes[..end.unwrap_or(bytes.len())];
             let room = LINE_LIMIT.saturating_sub(self.line.len());
@@ -129,7 +138,7 @@ impl TarWords {
 
     /// Whether tar's last words were seen.
     pub const fn ended(&self) -> bool {
-        self.ended
+        matches!(self.stage, Stage::Ended)
     }
 
     /// What they say of a tar that ended with `code`.
@@ -141,7 +150,7 @@ impl TarWords {
         };
         let unread = if code == 0 {
             None
-        } else if !self.ended {
+        } else if !self.ended() {
             Some(format!("tar ended with exit code {code}, and what it printed was cut short"))
         } else if self.unread.count > 0 {
             Some(format!("tar could not read everything (exit code {code}): {}", listed(&self.unread)))
@@ -158,7 +167,7 @@ impl TarWords {
         } else {
             None
         };
-        Told { unread, changed, blind: self.blind || !self.ended }
+        Told { unread, changed, blind: self.blind || !self.ended() }
     }
 }
 
@@ -232,7 +241,9 @@ mod tests {
 
     #[test]
     fn some_are_named_and_all_are_counted() {
-        let many = (0..7).map(|n| format!("tar: ./{n}: Cannot open: Permission denied\n")).collect::<String>();
+        let many = ["0", "1", "2", "3", "4", "5", "6"]
+            .map(|n| format!("tar: ./{n}: Cannot open: Permission denied\n"))
+            .concat();
         let told = words(&many).told(2).unread.unwrap();
         assert!(told.contains("./4:") && !told.contains("./5:") && told.ends_with("and 2 more"), "{told}");
         let mut differs = words("");

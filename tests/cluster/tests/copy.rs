@@ -28,8 +28,7 @@ fn copy(scene: &Scene, name: &str, pod: &str, path: &str, changes: &[(&str, Valu
 }
 
 /// Kinds, modes, owners, links, sizes, times and names of all that lies in the working directory, and digests of contents.
-const LISTING: &str =
-    "find . -printf '%y %m %U %G %n %l %Ts %P\\n' | sort -k 8 | cat -v; find . -type f -links 1 -size -9000k -exec md5sum {} + | sort | cat -v; tail -c 3 sparse";
+const LISTING: &str = "find . -printf '%y %m %U %G %n %l %Ts %P\\n' | sort -k 8 | cat -v; find . -type f -links 1 -size -9000k -exec md5sum {} + | sort | cat -v; tail -c 3 sparse";
 
 #[tokio::test]
 async fn a_folder_comes_back_file_by_file() -> Result<()> {
