@@ -272,10 +272,16 @@ fn a_directory_that_outgrows_its_limit_is_ended() {
 
         // Unless somebody has said how large it may become.
         plan.limits_volumes = true;
-        plan.dump.command = format!("dd if=/dev/zero of={backup}/big bs=1024 count=3000 2>/dev/null; sleep 1000");
+        plan = Container::with_command(
+            &plan,
+            &format!("dd if=/dev/zero of={backup}/big bs=1024 count=3000 2>/dev/null; sleep 1000"),
+        );
         assert_eq!(c.run(&plan).verdict, Some(Verdict::Full), "{:?}", c.shell);
         plan.staged_limit_kib = 4000;
-        plan.dump.command = format!("dd if=/dev/zero of={backup}/big bs=1024 count=3000 2>/dev/null; sleep 5");
+        plan = Container::with_command(
+            &plan,
+            &format!("dd if=/dev/zero of={backup}/big bs=1024 count=3000 2>/dev/null; sleep 5"),
+        );
         assert_eq!(c.run(&plan).verdict, Some(Verdict::Tar(0)), "{:?}", c.shell);
 
         // Nearly full: before the command runs, and while it does.
