@@ -247,7 +247,7 @@ mod tests {
             ("not-empty 1", Some(Reason::BackupDirectoryNotEmpty), "old.sql"),
             ("unavailable 1", Some(Reason::BackupDirectoryUnavailable), "emptyDir"),
             ("busy 1", Some(Reason::SourceUnavailable), "later"),
-            ("full 1", Some(Reason::StagingFull), "MiB"),
+            ("full 1", Some(Reason::StagingFull), "KiB"),
             ("disk 1", Some(Reason::StagingFull), "10 %"),
         ] {
             let verdict = Verdict::parse(line.as_bytes()).unwrap();
