@@ -210,10 +210,12 @@ fn status_of(run: &BackupRun) -> Option<&BackupRunStatus> {
     run.status.as_ref()
 }
 
-/// When a run began, or was made: the order of runs.
-fn begun(run: &BackupRun) -> (Option<DateTime<Utc>>, Option<String>) {
+/// The order of runs: when they began, or were made. API times are whole seconds; of two runs in one second the one that
+/// was written last is the later (resourceVersions of one resource are numbers in order: KEP-5504).
+fn begun(run: &BackupRun) -> (Option<DateTime<Utc>>, Option<u64>, Option<String>) {
     let started = status_of(run).and_then(|status| status.start_time.as_ref());
-    (started.or(run.metadata.creation_timestamp.as_ref()).map(from_time), run.metadata.name.clone())
+    let version = run.metadata.resource_version.as_ref().and_then(|version| version.parse().ok());
+    (started.or(run.metadata.creation_timestamp.as_ref()).map(from_time), version, run.metadata.name.clone())
 }
 
 #[cfg(test)]

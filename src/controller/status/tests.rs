@@ -82,6 +82,22 @@ fn the_last_run_is_told_and_an_older_success_stays() {
 }
 
 #[test]
+fn of_two_runs_in_one_second_the_later_one_is_told() {
+    let written = |name: &str, version: &str, phase: &str| {
+        let mut run = BackupRun::clone(&ended(name, "2026-11-24T10:00:00Z", phase));
+        run.metadata.resource_version = Some(version.to_owned());
+        Arc::new(run)
+    };
+    let (first, second) = (written("pg-once", "998", "Failed"), written("pg-m1", "1003", "Succeeded"));
+    for runs in [[first.clone(), second.clone()], [second, first]] {
+        let status = of(&job(false), &Readiness::Ready, &runs, &BackupJobStatus::default());
+        assert_eq!(status.last_job_name.as_deref(), Some("pg-m1"));
+        assert!(conditions::holds(&status.conditions, "Healthy"));
+        assert_eq!(recount(&runs, 0), 0);
+    }
+}
+
+#[test]
 fn an_incomplete_backup_is_no_success_and_a_cancelled_run_no_failure() {
     let good = ended("pg-m1", "2026-11-24T10:00:00Z", "Succeeded");
     let cancelled = ended("pg-m2", "2026-11-24T11:00:00Z", "Cancelled");
