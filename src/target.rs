@@ -45,7 +45,7 @@ pub async fn resolve(client: Client, account: &Account, target: &Target) -> Resu
         _ => first_ready(target, look.candidates().await?)?,
     };
     if let Err(why) = readiness(&pod) {
-        let message = format!("pod {}/{} is not Ready: {why}; it is tried again", target.namespace, pod.name_any());
+        let message = format!("pod {}/{} is not Ready: {why}", target.namespace, pod.name_any());
         return Err(Failure::new(Reason::TargetNotReady, message));
     }
     in_pod(target, &pod)

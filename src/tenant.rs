@@ -216,7 +216,7 @@ pub(crate) fn unavailable(what: &str, error: &kube::Error) -> Failure {
         kube::Error::Api(status) => format!("{} ({})", status.message, status.code),
         other => other.to_string(),
     };
-    let message = format!("could not {what}: {}; it is tried again", crate::error::cut(&why, 300));
+    let message = format!("could not {what}: {}", crate::error::cut(&why, 300));
     Failure::new(Reason::ClusterUnavailable, message)
 }
 

@@ -188,6 +188,12 @@ fn after_failure(
             ));
             Next::Retry(at)
         }
+        Class::Transient if allowed > 1 => {
+            let message = format!("all {allowed} attempts failed, the last one: {message}");
+            let message = cut(&message, Failure::MESSAGE_LIMIT);
+            finish(status, Phase::Failed, Some(failure.reason), message, generation, now);
+            Next::Over
+        }
         Class::Transient | Class::Permanent | Class::Misconfigured => {
             finish(status, Phase::Failed, Some(failure.reason), message, generation, now);
             Next::Over
@@ -205,8 +211,7 @@ pub fn judge_missing_target(failure: Failure, seen_by_run: bool, backed_up_befor
         return failure;
     }
     let who = if seen_by_run { "an earlier attempt" } else { "an earlier backup" };
-    let message =
-        format!("{}; {who} had found its target, so it may be on its way back and is tried again", failure.message);
+    let message = format!("{}; {who} had found its target, so it may be on its way back", failure.message);
     Failure { reason: Reason::TargetNotReady, message, ..failure }
 }
 

@@ -114,17 +114,18 @@ impl ExecSource {
             OpenError::TimedOut(_) => {
                 return Failure::new(
                     Reason::SourceUnavailable,
-                    format!("exec into pod {namespace}/{pod} was not answered ({error}); it is tried again"),
+                    format!(
+                        "exec into pod {namespace}/{pod} was not answered ({error}): look whether the kubelet of its node answers"
+                    ),
                 );
             }
             OpenError::Refused(error) => error,
         };
         match code(error) {
             Some(403) => self.account.forbidden("exec into pods", namespace.as_str()),
-            Some(404) => Failure::new(
-                Reason::TargetGone,
-                format!("pod {namespace}/{pod} went away before it was read; it is tried again"),
-            ),
+            Some(404) => {
+                Failure::new(Reason::TargetGone, format!("pod {namespace}/{pod} went away before it was read"))
+            }
             Some(400) => Failure::new(
                 Reason::SourceUnavailable,
                 format!(
@@ -326,7 +327,7 @@ fn with_verdict(
             return Err(Failure::new(
                 Reason::StreamCorrupt,
                 format!(
-                    "the end marker says exit code {} and the API server {}; it is tried again",
+                    "the end marker says exit code {} and the API server {}",
                     verdict.exit_code(),
                     match &exit {
                         Exit::Code(code) => format!("says {code}"),
@@ -366,10 +367,7 @@ fn copied(
     warnings: &mut Vec<String>,
 ) -> Result<Option<(Reason, String)>, Failure> {
     if noted.unfiltered {
-        return Err(Failure::new(
-            Reason::StreamCorrupt,
-            "what came is not a tar that can be read to its end; it is tried again",
-        ));
+        return Err(Failure::new(Reason::StreamCorrupt, "what came is not a tar that can be read to its end"));
     }
     let told = transcript.tar().told(code);
     let mut lacks = Vec::new();
@@ -441,10 +439,7 @@ async fn without_verdict(
         _ => {}
     }
     if let Some(why) = gone.await {
-        return Failure::new(
-            Reason::TargetGone,
-            format!("{why} while {container} was read ({received} bytes so far); it is tried again"),
-        );
+        return Failure::new(Reason::TargetGone, format!("{why} while {container} was read ({received} bytes so far)"));
     }
     let (reason, what) = match end {
         End::Stalled => (
@@ -476,7 +471,7 @@ async fn without_verdict(
             format!("the stream from {container} ended before its end marker after {received} bytes"),
         ),
     };
-    Failure::new(reason, format!("{what}; it is tried again"))
+    Failure::new(reason, what)
 }
 
 /// How the runtimes say that there is no `sh`: containerd and CRI-O by the words of the OCI runtime in an error of the

@@ -96,7 +96,7 @@ fn nothing_there(candidates: &Candidates) -> String {
 
 fn not_ready(target: &Target, why: &str) -> Failure {
     let (kind, namespace, name) = (target.kind.as_str(), &target.namespace, &target.name);
-    let message = format!("no pod of {kind} {namespace}/{name} is Ready: {why}; it is tried again");
+    let message = format!("no pod of {kind} {namespace}/{name} is Ready: {why}");
     Failure::new(Reason::TargetNotReady, message)
 }
 

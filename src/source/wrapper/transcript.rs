@@ -68,9 +68,10 @@ impl Transcript {
                 }
                 Piece::Line(line) => {
                     let verdict = Verdict::parse(&line);
-                    self.verdict = Some(verdict.ok_or_else(|| {
-                        Failure::new(Reason::StreamCorrupt, "the end marker is not one of ours; it is tried again")
-                    })?);
+                    self.verdict = Some(
+                        verdict
+                            .ok_or_else(|| Failure::new(Reason::StreamCorrupt, "the end marker is not one of ours"))?,
+                    );
                 }
             }
         }

@@ -168,9 +168,12 @@ impl Plan {
             Verdict::Busy => (
                 Reason::SourceUnavailable,
                 if directory.is_empty() {
-                    "an earlier attempt of this run is still at work in the container; it is tried again later".to_owned()
+                    "an earlier attempt of this run is still at work in the container".to_owned()
                 } else {
-                    format!("another run is at work in {directory} of this container; this one is tried again later")
+                    format!(
+                        "another run is at work in {directory} of this container: give one of the two another \
+                         spec.strategy.directory, or another time"
+                    )
                 },
             ),
             Verdict::Full => (
@@ -246,7 +249,7 @@ mod tests {
             ("pipeline 1", Some(Reason::PipelineNotChecked), "bash"),
             ("not-empty 1", Some(Reason::BackupDirectoryNotEmpty), "old.sql"),
             ("unavailable 1", Some(Reason::BackupDirectoryUnavailable), "emptyDir"),
-            ("busy 1", Some(Reason::SourceUnavailable), "later"),
+            ("busy 1", Some(Reason::SourceUnavailable), "at work in"),
             ("full 1", Some(Reason::StagingFull), "KiB"),
             ("disk 1", Some(Reason::StagingFull), "10 %"),
         ] {
