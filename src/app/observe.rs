@@ -1,13 +1,12 @@
 //! **W** What happens, told to metrics, Events and the log.
 
 use crate::api::GROUP;
-use crate::api::backup_job::BackupJobStatus;
 use crate::api::names::{JobRef, Uid};
 use crate::controller::status::{foreign_owner, shrunk_note};
 use crate::controller::status_writer::StatusQueue;
 use crate::run::Phase;
 use crate::run::observer::{Happening, Observer, Skip, Subject};
-use crate::run::ports::StatusSink;
+use crate::run::ports::{StatusSink, StatusWrite};
 use crate::run::record::{human_duration, human_size};
 use crate::telemetry::events::{EventKind, Events};
 use crate::telemetry::metrics::{Metrics, RunInFlight, Scraped, TickSkip};
@@ -168,9 +167,9 @@ impl Observer for Observers {
 }
 
 impl StatusSink for Observers {
-    fn put(&self, job: JobRef, uid: Uid, status: Box<BackupJobStatus>) {
-        self.metrics.job_seen(&job, &status);
-        self.statuses.put(job, uid, status);
+    fn put(&self, job: JobRef, write: StatusWrite) {
+        self.metrics.job_seen(&job, &write.status);
+        self.statuses.put(job, write);
     }
 
     fn forget(&self) {

@@ -360,7 +360,7 @@ impl Controller {
                     }
                 });
             }
-            Action::Write(job, uid, status) => self.ports.statuses.put(job, uid, status),
+            Action::Write(job, write) => self.ports.statuses.put(job, write),
             Action::CheckAccess(job, valid) => self.check_access(job, valid),
             Action::Notice(subject, happening) => self.ports.observer.notice(&subject, &happening),
         }

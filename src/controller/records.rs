@@ -1,17 +1,18 @@
 //! **A** BackupRuns and BackupJobs in the Kubernetes API.
 //!
 //! Status is written by server-side apply, one field manager per writer, with the object's UID: an apply to another
-//! object of the same name is refused by the API server instead of marking the wrong backup. A run's status carries the
+//! object of the same name is refused by the API server instead of marking the wrong backup. It carries the
 //! resourceVersion of the object that was seen as well, so that of two processes that believe they have a run one is
-//! told. Metadata (owner, labels, finalizer) is patched under a resourceVersion, so that nobody else's finalizer is lost.
+//! told, and that no late write takes back what is remembered of a BackupJob's ticks. Metadata (owner, labels, finalizer)
+//! is patched under a resourceVersion, so that nobody else's finalizer is lost.
 
-use crate::api::backup_job::{BackupJob, BackupJobStatus};
+use crate::api::backup_job::BackupJob;
 use crate::api::backup_run::{BackupRun, BackupRunSpec, BackupRunStatus};
 use crate::api::names::{JobRef, Uid};
-use crate::api::time::to_time;
+use crate::api::time::{from_time, to_time};
 use crate::api::{FINALIZER_RUN, GROUP, LABEL_JOB, LABEL_RUN_UID};
 use crate::error::{Failure, Reason};
-use crate::run::ports::{Claim, Claimed, Records, RunKey, RunWritten, Written};
+use crate::run::ports::{Claim, Claimed, Records, RunKey, RunWritten, StatusWrite, Written};
 use async_trait::async_trait;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::api::{DeleteParams, ObjectMeta, Patch, PatchParams, PostParams, Preconditions};
@@ -46,13 +47,37 @@ impl ClusterRecords {
         Api::namespaced(self.client.clone(), namespace)
     }
 
-    /// Writes a BackupJob's whole status.
-    pub async fn write_job(&self, job: &JobRef, uid: &Uid, status: &BackupJobStatus) -> Result<Written, Failure> {
-        let body = apply_status::<BackupJob>(job.namespace.as_str(), job.name.as_str(), uid, status);
+    /// Writes a BackupJob's whole status, under the resourceVersion of the object that it was derived from. Where the
+    /// object has changed since, the newer memory of ticks stays: a leader that was paused, and whose write arrives when
+    /// another one leads, must not make a tick unhandled again.
+    pub async fn write_job(&self, job: &JobRef, write: &StatusWrite) -> Result<Written, Failure> {
         let api = self.jobs(job.namespace.as_str());
-        let written = api.patch_status(job.name.as_str(), &force(SCHEDULER), &Patch::Apply(&body)).await;
-        let still = || async { api.get_opt(job.name.as_str()).await.map(|now| now.and_then(|now| now.metadata.uid)) };
-        outcome(written.map(drop), uid, still).await
+        let (mut version, mut status) = (write.version.clone(), write.status.clone());
+        for _ in 0..CONFLICT_TRIES {
+            let mut body =
+                apply_status::<BackupJob>(job.namespace.as_str(), job.name.as_str(), &write.uid, status.as_ref());
+            body["metadata"]["resourceVersion"] = json!(version);
+            match api.patch_status(job.name.as_str(), &force(SCHEDULER), &Patch::Apply(&body)).await {
+                Ok(_) => return Ok(Written::Yes),
+                Err(kube::Error::Api(status)) if status.code == 404 => return Ok(Written::Gone),
+                Err(kube::Error::Api(status)) if status.code == 409 => {}
+                Err(error) => return Err(failure("writing the status", &error)),
+            }
+            match api.get_opt(job.name.as_str()).await.map_err(|error| failure("reading it again", &error))? {
+                Some(now) if now.metadata.uid.as_deref() == Some(write.uid.as_str()) => {
+                    let stored = now.status.and_then(|stored| stored.last_schedule_time);
+                    if stored.as_ref().map(from_time) > status.last_schedule_time.as_ref().map(from_time) {
+                        status.last_schedule_time = stored;
+                    }
+                    version = now.metadata.resource_version.unwrap_or_default();
+                }
+                _ => return Ok(Written::Gone),
+            }
+        }
+        Err(Failure::new(
+            Reason::ClusterUnavailable,
+            format!("BackupJob {job} is written to by somebody else all the time"),
+        ))
     }
 
     /// Patches a run's metadata under its resourceVersion; `change` gives the patch, or `None` if there is nothing to do.
@@ -230,26 +255,6 @@ fn apply_status<K: Resource<DynamicType = ()>>(
         "metadata": {"namespace": namespace, "name": name, "uid": uid.as_str()},
         "status": status,
     })
-}
-
-/// A write's outcome. A conflict is looked into: another UID means that our object is gone.
-async fn outcome<F>(written: Result<(), kube::Error>, uid: &Uid, still: impl Fn() -> F) -> Result<Written, Failure>
-where
-    F: Future<Output = Result<Option<String>, kube::Error>>,
-{
-    match written {
-        Ok(()) => Ok(Written::Yes),
-        Err(kube::Error::Api(status)) if status.code == 404 => Ok(Written::Gone),
-        Err(kube::Error::Api(status)) if status.code == 409 => {
-            let now = still().await.map_err(|error| failure("reading it again", &error))?;
-            if now.as_deref() == Some(uid.as_str()) {
-                Err(Failure::new(Reason::ClusterUnavailable, format!("conflict: {}", status.message)))
-            } else {
-                Ok(Written::Gone)
-            }
-        }
-        Err(error) => Err(failure("writing the status", &error)),
-    }
 }
 
 /// An error of the operator's own calls. Its rights are `ubo install`'s business, so a refusal says that.

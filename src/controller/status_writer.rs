@@ -2,11 +2,10 @@
 //! for whatever the API server did not take.
 
 use super::records::ClusterRecords;
-use crate::api::backup_job::BackupJobStatus;
-use crate::api::names::{JobRef, Uid};
+use crate::api::names::JobRef;
 use crate::error::{Failure, Reason};
-use crate::run::ports::Written;
-use crate::telemetry::metrics::{Metrics, StatusWrite};
+use crate::run::ports::{StatusWrite, Written};
+use crate::telemetry::metrics::{self, Metrics};
 use std::collections::{BTreeMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -24,7 +23,7 @@ const RETRY: Duration = Duration::from_secs(1);
 
 #[derive(Default)]
 struct Waiting {
-    writes: BTreeMap<JobRef, (Uid, Box<BackupJobStatus>)>,
+    writes: BTreeMap<JobRef, StatusWrite>,
     in_flight: HashSet<JobRef>,
 }
 
@@ -38,8 +37,8 @@ pub struct StatusQueue {
 
 impl StatusQueue {
     /// Puts a write in, in place of an older one of the same job.
-    pub fn put(&self, job: JobRef, uid: Uid, status: Box<BackupJobStatus>) {
-        self.lock().writes.insert(job, (uid, status));
+    pub fn put(&self, job: JobRef, write: StatusWrite) {
+        self.lock().writes.insert(job, write);
         self.more.notify_one();
     }
 
@@ -78,16 +77,16 @@ impl StatusQueue {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn take(&self) -> Option<(JobRef, Uid, Box<BackupJobStatus>)> {
+    fn take(&self) -> Option<(JobRef, StatusWrite)> {
         let mut waiting = self.lock();
         let job = waiting.writes.keys().find(|job| !waiting.in_flight.contains(job)).cloned()?;
-        let (uid, status) = waiting.writes.remove(&job)?;
+        let write = waiting.writes.remove(&job)?;
         waiting.in_flight.insert(job.clone());
-        Some((job, uid, status))
+        Some((job, write))
     }
 
     /// A write has ended; one that failed comes back unless a newer one is there.
-    fn done(&self, job: JobRef, again: Option<(Uid, Box<BackupJobStatus>)>) {
+    fn done(&self, job: JobRef, again: Option<StatusWrite>) {
         let mut waiting = self.lock();
         waiting.in_flight.remove(&job);
         if let Some(write) = again {
@@ -105,7 +104,7 @@ impl StatusQueue {
 
     async fn work(self, records: ClusterRecords, metrics: Arc<Metrics>, stop: CancellationToken) {
         loop {
-            let Some((job, uid, status)) = self.take() else {
+            let Some((job, write)) = self.take() else {
                 if stop.is_cancelled() {
                     return;
                 }
@@ -115,14 +114,14 @@ impl StatusQueue {
                 }
                 continue;
             };
-            let result = match tokio::time::timeout(WRITE_LIMIT, records.write_job(&job, &uid, &status)).await {
+            let result = match tokio::time::timeout(WRITE_LIMIT, records.write_job(&job, &write)).await {
                 Ok(result) => result,
                 Err(_) => Err(Failure::new(Reason::ClusterUnavailable, "the API server did not answer")),
             };
             metrics.status_write(match &result {
-                Ok(Written::Yes) => StatusWrite::Written,
-                Ok(Written::Gone) => StatusWrite::Gone,
-                Err(_) => StatusWrite::Failed,
+                Ok(Written::Yes) => metrics::StatusWrite::Written,
+                Ok(Written::Gone) => metrics::StatusWrite::Gone,
+                Err(_) => metrics::StatusWrite::Failed,
             });
             match result {
                 Ok(_) => self.done(job, None),
@@ -133,7 +132,7 @@ impl StatusQueue {
                 Err(failure) => {
                     tracing::warn!(%job, %failure, "status not written, tried again");
                     tokio::time::sleep(RETRY).await;
-                    self.done(job, Some((uid, status)));
+                    self.done(job, Some(write));
                 }
             }
         }
@@ -143,27 +142,36 @@ impl StatusQueue {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::api::backup_job::BackupJobStatus;
+    use crate::api::names::Uid;
 
     fn job() -> JobRef {
         JobRef::new("default", "pg").expect("good name")
     }
 
-    fn status(message: &str) -> Box<BackupJobStatus> {
-        Box::new(BackupJobStatus { message: Some(message.to_owned()), ..BackupJobStatus::default() })
+    fn write(message: &str) -> StatusWrite {
+        StatusWrite {
+            uid: Uid::new("00000000-0000-0000-0000-000000000001").expect("good UID"),
+            version: "1".to_owned(),
+            status: Box::new(BackupJobStatus { message: Some(message.to_owned()), ..BackupJobStatus::default() }),
+        }
     }
 
     #[test]
     fn the_newest_write_of_a_job_is_the_one_that_is_sent_and_one_at_a_time() {
         let queue = StatusQueue::default();
-        let uid = Uid::new("00000000-0000-0000-0000-000000000001").expect("good UID");
-        queue.put(job(), uid.clone(), status("old"));
-        queue.put(job(), uid.clone(), status("new"));
-        let (_, _, sent) = queue.take().expect("one write");
-        assert_eq!(sent.message.as_deref(), Some("new"));
-        queue.put(job(), uid.clone(), status("newer"));
+        queue.put(job(), write("old"));
+        queue.put(job(), write("new"));
+        let (_, sent) = queue.take().expect("one write");
+        assert_eq!(sent.status.message.as_deref(), Some("new"));
+        queue.put(job(), write("newer"));
         assert!(queue.take().is_none(), "its predecessor is still under way");
-        queue.done(job(), Some((uid, sent)));
-        let (_, _, sent) = queue.take().expect("the newer write");
-        assert_eq!(sent.message.as_deref(), Some("newer"), "a failed older write does not come back over a newer one");
+        queue.done(job(), Some(sent));
+        let (_, sent) = queue.take().expect("the newer write");
+        assert_eq!(
+            sent.status.message.as_deref(),
+            Some("newer"),
+            "a failed older write does not come back over a newer one"
+        );
     }
 }

@@ -16,7 +16,7 @@ use crate::api::backup_run::BackupRun;
 use crate::api::names::{JobRef, RunName, Uid};
 use crate::error::{Failure, Reason, cut};
 use crate::run::observer::{Happening, Subject};
-use crate::run::ports::{Claim, RunKey};
+use crate::run::ports::{Claim, RunKey, StatusWrite};
 use crate::schedule::index::Index;
 use crate::validate::{ValidatedJob, validate};
 use chrono::{DateTime, Utc};
@@ -49,7 +49,7 @@ pub enum Action {
     /// Delete a run that the history limits no longer keep.
     Delete(RunKey),
     /// Write a BackupJob's status.
-    Write(JobRef, Uid, Box<BackupJobStatus>),
+    Write(JobRef, StatusWrite),
     /// See whether all that the BackupJob refers to is there and may be used; report with [`World::access_checked`].
     CheckAccess(JobRef, Arc<ValidatedJob>),
     /// Tell the observers.

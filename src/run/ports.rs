@@ -89,10 +89,21 @@ pub trait Records: Send + Sync {
     async fn job(&self, job: &JobRef) -> Result<Option<Arc<BackupJob>>, Failure>;
 }
 
+/// A BackupJob's new status, and the object that it was derived from.
+#[derive(Clone, Debug)]
+pub struct StatusWrite {
+    /// UID of the object.
+    pub uid: Uid,
+    /// resourceVersion that was seen.
+    pub version: String,
+    /// The whole status.
+    pub status: Box<BackupJobStatus>,
+}
+
 /// Where BackupJob status goes.
 pub trait StatusSink: Send + Sync {
     /// Takes the newest status of a job; sees to it that it is stored.
-    fn put(&self, job: JobRef, uid: Uid, status: Box<BackupJobStatus>);
+    fn put(&self, job: JobRef, write: StatusWrite);
     /// Another process writes them from now on: what was not sent yet is dropped.
     fn forget(&self);
 }

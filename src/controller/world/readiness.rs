@@ -5,6 +5,7 @@ use crate::api::names::JobRef;
 use crate::controller::status::{self, Facts, Readiness};
 use crate::error::Failure;
 use crate::run::observer::{Happening, Subject};
+use crate::run::ports::StatusWrite;
 use crate::validate::ValidatedJob;
 use chrono::{DateTime, TimeDelta, Utc};
 use std::collections::BTreeMap;
@@ -82,7 +83,9 @@ impl World {
         job.status = status.clone();
         if job.handed.as_ref() != Some(&status) {
             job.handed = Some(status.clone());
-            actions.push(Action::Write(reference.clone(), job.uid.clone(), Box::new(status)));
+            let version = job.object.metadata.resource_version.clone().unwrap_or_default();
+            let write = StatusWrite { uid: job.uid.clone(), version, status: Box::new(status) };
+            actions.push(Action::Write(reference.clone(), write));
         }
     }
 }

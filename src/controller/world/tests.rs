@@ -81,7 +81,7 @@ pub(super) fn claims(actions: &[Action]) -> Vec<(String, u32)> {
 
 pub(super) fn written(actions: &[Action]) -> Option<BackupJobStatus> {
     actions.iter().rev().find_map(|action| match action {
-        Action::Write(_, _, status) => Some(status.as_ref().clone()),
+        Action::Write(_, write) => Some(write.status.as_ref().clone()),
         _ => None,
     })
 }

@@ -13,8 +13,11 @@ use scene::{BUSYBOX, SLEEP, Scene, edit};
 use serde_json::{Value, json};
 use ubo::api::backup_job::{BackupJob, JobPhase};
 use ubo::api::backup_run::BackupRun;
-use ubo::api::time::from_time;
+use ubo::api::names::{JobRef, Uid};
+use ubo::api::time::{from_time, to_time};
+use ubo::controller::records::ClusterRecords;
 use ubo::run::Phase;
+use ubo::run::ports::{StatusWrite, Written};
 
 /// Enough for an upload in parts to be open, then a process that shows where it is and would go on for long.
 const STREAM: &str = "head -c 30000000 /dev/urandom; sleep 3601";
@@ -275,4 +278,44 @@ async fn a_namespace_deleted_in_mid_run_goes() -> Result<()> {
     let rest: Vec<_> = scene.objects().await?.into_iter().filter(|key| key.contains("/stream-once-")).collect();
     ensure!(rest.is_empty() && scene.open_uploads()?.is_empty(), "{rest:?} {:?}", scene.open_uploads());
     Ok(())
+}
+
+/// A leader that was paused, and whose write of a BackupJob's status arrives when another one leads.
+#[tokio::test]
+async fn a_late_write_takes_back_no_tick() -> Result<()> {
+    let scene = Scene::new("life").await?;
+    scene.pod("box", BUSYBOX, |_| {}).await?;
+    let asleep = scene.job("asleep", "echo data", |job| {
+        edit(job, "spec.schedule", json!("0 2 * * *"));
+        edit(job, "spec.suspend", json!(true));
+    });
+    scene.apply(&asleep).await?;
+    let seen = scene
+        .job_until("asleep", "to be looked at", |job| {
+            job.status.as_ref().is_some_and(|status| status.phase == Some(JobPhase::Suspended))
+        })
+        .await?;
+    let records = ClusterRecords::new(scene.installed.operator().await?.admin);
+    let reference = JobRef::new(&scene.namespace, "asleep")?;
+    let uid = Uid::new(seen.metadata.uid.clone().context("a UID")?)?;
+    let write = |uid: &Uid, tick: &str, message: &str| -> Result<StatusWrite> {
+        let mut status = seen.status.clone().context("a status")?;
+        status.last_schedule_time = Some(to_time(tick.parse()?));
+        status.message = Some(message.to_owned());
+        let version = seen.metadata.resource_version.clone().context("a version")?;
+        Ok(StatusWrite { uid: uid.clone(), version, status: Box::new(status) })
+    };
+    let stored = || async {
+        let status = scene.job_now("asleep").await?.status.context("a status")?;
+        anyhow::Ok(status.last_schedule_time.as_ref().map(from_time))
+    };
+    let (early, late) = ("2026-11-24T02:00:00Z", "2026-11-25T02:00:00Z");
+    ensure!(records.write_job(&reference, &write(&uid, late, "of who leads")?).await? == Written::Yes);
+    ensure!(records.write_job(&reference, &write(&uid, early, "of who led")?).await? == Written::Yes);
+    ensure!(stored().await? == Some(late.parse()?), "a tick that was handled is not any more: {:?}", stored().await?);
+    let another = Uid::new("00000000-0000-0000-0000-000000000001")?;
+    let write = write(&another, "2026-11-26T02:00:00Z", "of another object")?;
+    ensure!(records.write_job(&reference, &write).await? == Written::Gone);
+    ensure!(stored().await? == Some(late.parse()?), "another object was marked");
+    scene.end().await
 }

@@ -160,11 +160,11 @@ proptest! {
                             prop_assert!(claim.tick <= now, "a tick of the future");
                             leader.claim_ended(&claim, missed, Ok(crate::run::ports::Claimed::Created), now);
                         }
-                        Action::Write(_, _, status) => {
-                            let handled = status.last_schedule_time.as_ref().map(crate::api::time::from_time);
+                        Action::Write(_, write) => {
+                            let handled = write.status.last_schedule_time.as_ref().map(crate::api::time::from_time);
                             prop_assert!(handled >= last, "the memory of ticks went back");
                             last = handled;
-                            stored.status = Some(*status);
+                            stored.status = Some(*write.status);
                         }
                         _ => {}
                     }

@@ -285,7 +285,7 @@ proptest! {
             }
             for action in world.decide(now, &|_| false) {
                 match action {
-                    Action::Write(_, _, status) => stored = *status,
+                    Action::Write(_, write) => stored = *write.status,
                     Action::Claim(claim, _) => {
                         prop_assert!(!spec.2, "suspended");
                         prop_assert!(claim.tick > edited, "{} lies before the edit at {}", claim.tick, edited);
