@@ -34,6 +34,9 @@ const LONGEST_STATE: usize = 70;
 pub struct Place {
     /// The repository.
     pub checkout: PathBuf,
+    /// This program, as it was called: a build that replaces the file while it runs leaves the kernel's own name of it
+    /// (`/proc/self/exe`) with ` (deleted)` at its end.
+    pub program: PathBuf,
     /// Cargo's target folder.
     pub target: PathBuf,
     /// The host's target tuple, such as `x86_64-unknown-linux-gnu`: the folder's name below `target`.
@@ -70,7 +73,15 @@ impl Place {
         }
         #[expect(clippy::disallowed_methods, reason = "the rig's one look at the environment for folders")]
         let home = std::env::var_os("HOME").map_or_else(|| PathBuf::from("/root"), PathBuf::from);
-        Ok(Place { checkout, target, tuple, state, cache: home.join(".cache/ubo-rig"), name: format!("ubo-{hash}") })
+        Ok(Place {
+            checkout,
+            program,
+            target,
+            tuple,
+            state,
+            cache: home.join(".cache/ubo-rig"),
+            name: format!("ubo-{hash}"),
+        })
     }
 
     /// A folder of the state, made if absent.

@@ -37,7 +37,7 @@ pub fn variables(place: &Place) -> Result<Vec<(&'static str, String)>> {
         ("KUBECONFIG", text(place.kubeconfig("admin"))),
         ("UBO_RIG_KUBECTL", text(place.kubectl())),
         ("UBO_RIG_UBO", text(operator_image::binary(place, false))),
-        ("UBO_RIG_RIG", text(std::env::current_exe()?)),
+        ("UBO_RIG_RIG", text(place.program.clone())),
         ("UBO_RIG_NETNS", place.name.clone()),
         ("UBO_RIG_NODE", NODE.to_owned()),
         ("UBO_RIG_API", format!("{NODE}:{API_PORT}")),

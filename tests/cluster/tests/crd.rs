@@ -325,7 +325,7 @@ async fn what_cannot_be_changed() -> Result<()> {
     let none =
         installed.kubectl(&["get", "br", "-n", &namespace, "--field-selector", "spec.backupJobName=other"], "").await?;
     ensure!(!none.contains("by-hand"), "{none}");
-    // The operator lives and refuses the run (its namespace has not opted in); the BackupJob it never ran is not Failed.
+    // The operator lives: it refuses the run (its namespace has not opted in), or has seen the wish to cancel before that.
     let by_phase = |kind: &'static str, phase: &'static str| {
         let (installed, namespace) = (&installed, &namespace);
         async move {
@@ -333,8 +333,9 @@ async fn what_cannot_be_changed() -> Result<()> {
             installed.kubectl(&["get", kind, "-n", namespace, "--field-selector", &selector], "").await
         }
     };
-    until("the refused run to be found by its phase", || async {
-        Ok(by_phase("br", "Failed").await?.contains("by-hand").then_some(()))
+    until("the run to be found by its phase", || async {
+        let found = by_phase("br", "Failed").await? + &by_phase("br", "Cancelled").await?;
+        Ok(found.contains("by-hand").then_some(()))
     })
     .await?;
     for (kind, phase) in [("br", "Succeeded"), ("bj", "Succeeded")] {
