@@ -14,7 +14,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use std::time::Duration;
 
 /// Longest wait between two attempts (`product.md` section 2).
-const BACKOFF_LIMIT: Duration = Duration::from_mins(10);
+pub const BACKOFF_LIMIT: Duration = Duration::from_mins(10);
 /// How many crashes of the operator one run may see (`product.md` section 7).
 const CRASH_LIMIT: usize = 2;
 /// How many warnings a status keeps; the manifest has them all.

@@ -7,7 +7,7 @@
 //! 2. Otherwise nothing of it is a backup. Its uploads are aborted, then its objects go, the manifest (if any) first and
 //!    `started.json` last, so that a clean-up which dies itself still finds a folder to clean.
 //! 3. The folder is looked at again. The process may have been believed dead and not be: what it wrote meanwhile goes the
-//!    same way. Its own last look finds its objects missing, so that it cannot call them a backup.
+//!    same way. It cannot call that a backup: the run was taken from it in the stored status before (`task`).
 //!
 //! What had to stay is said, not failed for: each attempt has a folder of its own, so that it is in nobody's way.
 

@@ -190,6 +190,10 @@ impl RunTask {
         let dead =
             record::open_attempt(&self.status).map(|open| (open.number, open.executor.clone().unwrap_or_default()));
         let Some((attempt, executor)) = dead else { return Ok(()) };
+        // The run is taken from it first. If it lives after all (cut off, or frozen for a while), whatever it says of the run
+        // from here on is refused: else it could write `Succeeded` over the removal of what it made.
+        self.status.executor = Some(self.shared.instance.clone());
+        self.persist().await?;
         let result = match self.recover(attempt).await {
             Ok(Recovered::Whole(report)) => Ok(*report),
             Ok(Recovered::Cleared(stays)) => Err(record::died(&executor, stays.as_deref())),
@@ -484,15 +488,11 @@ impl RunTask {
         Ok(())
     }
 
+    /// Waits out a back-off. The wall clock is looked at once; from then on a clock counts that only goes forward, so that
+    /// a jump makes no attempt late or early.
     async fn wait_until(&self, at: DateTime<Utc>) -> Result<(), Stop> {
-        // The wall clock may jump: looked at again at least every ten seconds.
-        loop {
-            let left = (at - self.shared.clock.now()).to_std().unwrap_or_default();
-            if left.is_zero() {
-                return Ok(());
-            }
-            self.or_cancel(tokio::time::sleep(left.min(Duration::from_secs(10)))).await?;
-        }
+        let left = (at - self.shared.clock.now()).to_std().unwrap_or_default();
+        self.or_cancel(tokio::time::sleep(left.min(record::BACKOFF_LIMIT))).await
     }
 
     /// Sets the deadline once there is a first attempt to count from.

@@ -12,16 +12,18 @@ use async_trait::async_trait;
 use serde_json::json;
 use std::collections::{HashMap, VecDeque};
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering as Atomic};
+use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering as Atomic};
 use tokio::sync::Notify;
 
-/// The wall clock of paused time.
-struct PausedClock(tokio::time::Instant);
+/// The wall clock of paused time, and by how many seconds somebody has set it forward or back.
+struct PausedClock(tokio::time::Instant, Arc<AtomicI64>);
 
 impl Clock for PausedClock {
     fn now(&self) -> DateTime<Utc> {
         let passed = chrono::TimeDelta::from_std(self.0.elapsed()).expect("short");
-        DateTime::from_timestamp(1_800_000_000, 0).expect("in range") + passed
+        DateTime::from_timestamp(1_800_000_000, 0).expect("in range")
+            + passed
+            + chrono::TimeDelta::seconds(self.1.load(Atomic::SeqCst))
     }
     fn monotonic(&self) -> std::time::Instant {
         self.0.into_std()
@@ -52,8 +54,8 @@ struct Stage {
     cleaned_up: AtomicUsize,
     notices: Mutex<Vec<Happening>>,
     job: Mutex<Option<BackupJob>>,
-    /// Dead attempts whose leavings were looked for, and what was found.
-    recovered: Mutex<Vec<u32>>,
+    /// Dead attempts whose leavings were looked for, who had the run in the stored status then, and what was found.
+    recovered: Mutex<Vec<(u32, Option<String>)>>,
     found: Mutex<Option<Result<Recovered, Failure>>>,
     /// What is stored of each run that was written, by UID, and how many writes that took.
     stored: Mutex<HashMap<String, (BackupRunStatus, usize)>>,
@@ -132,7 +134,9 @@ impl Executor for Handle {
         Ok(())
     }
     async fn recover(&self, _: &ValidatedJob, id: &AttemptId) -> Result<Recovered, Failure> {
-        self.0.recovered.lock().expect("sound").push(id.attempt);
+        let stored = self.0.stored.lock().expect("sound").get(id.run_uid.as_str()).cloned();
+        let executor = stored.and_then(|(status, _)| status.executor);
+        self.0.recovered.lock().expect("sound").push((id.attempt, executor));
         match self.0.found.lock().expect("sound").clone() {
             Some(found) => found,
             None => Ok(Recovered::Cleared(None)),
@@ -235,6 +239,7 @@ fn run(name: &str, status: &BackupRunStatus) -> (RunKey, BackupRun) {
 
 struct Play {
     stage: Arc<Stage>,
+    jump: Arc<AtomicI64>,
     supervisor: Supervisor,
 }
 
@@ -242,11 +247,12 @@ impl Play {
     fn new(script: Vec<Act>) -> Self {
         let stage =
             Arc::new(Stage { script: Mutex::new(script.into()), job: Mutex::new(Some(job())), ..Stage::default() });
+        let jump = Arc::new(AtomicI64::new(0));
         let shared = Shared {
             records: Arc::new(Handle(Arc::clone(&stage))),
             executor: Arc::new(Handle(Arc::clone(&stage))),
             observer: Arc::new(Handle(Arc::clone(&stage))),
-            clock: Arc::new(PausedClock(tokio::time::Instant::now())),
+            clock: Arc::new(PausedClock(tokio::time::Instant::now(), Arc::clone(&jump))),
             instance: "ubo-new".into(),
             cluster_id: Uid::new("33333333-3333-3333-3333-333333333333").expect("good"),
             turns: Turns::new(4),
@@ -254,7 +260,7 @@ impl Play {
             draining: CancellationToken::new(),
             leading: watch::Sender::new(true),
         };
-        Self { stage, supervisor: Supervisor::new(Arc::new(shared), Arc::default()) }
+        Self { stage, jump, supervisor: Supervisor::new(Arc::new(shared), Arc::default()) }
     }
 
     fn start(&mut self, name: &str, status: &BackupRunStatus) -> RunKey {
@@ -307,6 +313,21 @@ async fn transient_failures_are_tried_three_times_also_when_the_preparation_fail
     let reasons: Vec<_> = last.attempts.iter().filter_map(|attempt| attempt.reason.clone()).collect();
     assert_eq!(reasons, ["StreamCut", "TargetNotReady", "CommandFailed"]);
     assert_eq!(last.duration.as_deref(), Some("1m30s"), "30 s and 60 s of waiting");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_clock_that_jumps_makes_no_attempt_late_or_early() {
+    for jump in [3600, -3600] {
+        let mut play = Play::new(vec![Act::Fail(Reason::StreamCut), Act::Succeed]);
+        play.start("pg-m1", &BackupRunStatus::default());
+        let failed = |happening: &Happening| matches!(happening, Happening::AttemptFailed { .. });
+        play.until("failed", |stage| stage.notices.lock().expect("sound").iter().any(failed)).await;
+        let before = tokio::time::Instant::now();
+        play.jump.store(jump, Atomic::SeqCst);
+        play.supervisor.ended().await;
+        assert_eq!(play.last().phase, Phase::Succeeded);
+        assert_eq!(before.elapsed().as_secs(), 30, "set by {jump} s");
+    }
 }
 
 #[tokio::test(start_paused = true)]

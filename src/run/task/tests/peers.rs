@@ -102,8 +102,12 @@ async fn what_a_dead_attempt_left_is_cleared_away_before_it_is_closed() {
     *play.stage.found.lock().expect("sound") = Some(Ok(Recovered::Cleared(Some("perhaps an upload".into()))));
     play.start("pg-m1", &crashed(1));
     play.supervisor.ended().await;
-    assert_eq!(*play.stage.recovered.lock().expect("sound"), [1]);
-    let first = play.stage.writes.lock().expect("sound")[0].clone();
+    // Taken from the dead one in the stored status before anything is touched: should it live, its word no longer counts.
+    assert_eq!(*play.stage.recovered.lock().expect("sound"), [(1, Some("ubo-new".to_owned()))]);
+    let dead = crashed(1);
+    let taken = play.stage.writes.lock().expect("sound")[0].clone();
+    assert!(record::open_attempt(&taken).is_some() && !record::is_ours(&taken, &dead, &dead));
+    let first = play.stage.writes.lock().expect("sound")[1].clone();
     assert!(first.message.as_deref().is_some_and(|said| said.contains("perhaps an upload")), "{first:?}");
     let last = play.last();
     assert_eq!(last.phase, Phase::Succeeded);
