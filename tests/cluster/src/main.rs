@@ -7,6 +7,7 @@
 
 mod bench;
 mod cgroup;
+mod clusters;
 mod command;
 mod debian;
 mod demo;
@@ -32,7 +33,7 @@ mod wait;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
-use place::Place;
+use place::{CLUSTERS, Place};
 use report::Report;
 use std::process::ExitCode;
 
@@ -158,7 +159,12 @@ fn run(command: Command) -> Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
         Command::Down => {
-            down::down(&place, &report)?;
+            // The further ones, too, if a run of the tests was broken off.
+            for place in (1..=CLUSTERS).map(|number| place.numbered(number)) {
+                if place.number == 1 || place.state.exists() {
+                    down::down(&place, &report)?;
+                }
+            }
             Ok(ExitCode::SUCCESS)
         }
         Command::Restart { part, kill } => {

@@ -6,6 +6,7 @@
 //!   parts/NAME.json           which process each part is
 //!   pki/ conf/                keys, certificates, kubeconfigs, settings
 //!   etcd/ kubelet/ containerd/ s3/ volumes/
+//! target/rig-2/               the same of a second cluster, which the run of all tests has beside it
 //! ~/.cache/ubo-rig/           built Go programs and images, each below a hash of what it is made from
 //! ```
 
@@ -26,6 +27,11 @@ pub const S3_PORT: u16 = 7070;
 /// The bucket that `up` makes.
 pub const BUCKET: &str = "my-bucket";
 
+/// So many clusters a checkout may have at once. What most tests wait for is time, and each cluster has its own.
+pub const CLUSTERS: u8 = 2;
+/// The variable that says which of them is meant: a test that restarts a part restarts that of its own cluster.
+pub const NUMBER: &str = "UBO_RIG_CLUSTER";
+
 /// A Unix socket's path may have 107 bytes (`sun_path`, unix(7)); the longest below the state is the kubelet's
 /// `kubelet/pod-resources/kubelet.sock`, 35 bytes.
 const LONGEST_STATE: usize = 70;
@@ -45,7 +51,9 @@ pub struct Place {
     pub state: PathBuf,
     /// What is built once for all checkouts.
     pub cache: PathBuf,
-    /// The name of the network namespace and of the cgroup root, which no other checkout on this machine has.
+    /// Which of this checkout's clusters: 1 is the one that people use.
+    pub number: u8,
+    /// The name of the network namespace and of the cgroup root, which no other cluster on this machine has.
     pub name: String,
 }
 
@@ -66,22 +74,45 @@ impl Place {
         if !tuple.contains('-') {
             bail!("{} does not lie in <target>/<tuple>/<profile>: run it as `cargo rig`", program.display());
         }
-        let hash = short_hash(target.as_os_str().as_encoded_bytes());
-        let mut state = target.join("rig");
+        #[expect(clippy::disallowed_methods, reason = "the rig's one look at the environment for folders")]
+        let home = std::env::var_os("HOME").map_or_else(|| PathBuf::from("/root"), PathBuf::from);
+        let cache = home.join(".cache/ubo-rig");
+        let first =
+            Place { checkout, program, target, tuple, state: PathBuf::new(), cache, number: 1, name: String::new() };
+        #[expect(clippy::disallowed_methods, reason = "the rig's one look at the environment for its cluster")]
+        let number = std::env::var(NUMBER).ok();
+        match number {
+            None => Ok(first.numbered(1)),
+            Some(text) => match text.parse() {
+                Ok(number) if (1..=CLUSTERS).contains(&number) => Ok(first.numbered(number)),
+                _ => bail!("{NUMBER}={text}: clusters are counted from 1 to {CLUSTERS}"),
+            },
+        }
+    }
+
+    /// The place of another cluster of this checkout.
+    pub fn numbered(&self, number: u8) -> Place {
+        let mut of = self.target.as_os_str().as_encoded_bytes().to_vec();
+        let mut state = self.target.join("rig");
+        if number > 1 {
+            // Another hash, and not the first one's with an ending: what is ours is told by how its name begins.
+            of.extend([0, number]);
+            state = self.target.join(format!("rig-{number}"));
+        }
+        let hash = short_hash(&of);
         if state.as_os_str().len() > LONGEST_STATE {
             state = Path::new("/var/lib/ubo-rig").join(&hash);
         }
-        #[expect(clippy::disallowed_methods, reason = "the rig's one look at the environment for folders")]
-        let home = std::env::var_os("HOME").map_or_else(|| PathBuf::from("/root"), PathBuf::from);
-        Ok(Place {
-            checkout,
-            program,
-            target,
-            tuple,
+        Place {
+            checkout: self.checkout.clone(),
+            program: self.program.clone(),
+            target: self.target.clone(),
+            tuple: self.tuple.clone(),
             state,
-            cache: home.join(".cache/ubo-rig"),
+            cache: self.cache.clone(),
+            number,
             name: format!("ubo-{hash}"),
-        })
+        }
     }
 
     /// A folder of the state, made if absent.
@@ -133,4 +164,38 @@ pub fn hex(bytes: &[u8]) -> String {
         let _ = write!(text, "{byte:02x}");
         text
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{CLUSTERS, Place};
+    use std::path::PathBuf;
+
+    #[test]
+    fn clusters_of_one_checkout_share_nothing_but_what_is_built() {
+        for target in ["/short/target", "/a/path/that/is/much/too/long/for/the/sockets/that/are/to/lie/below/it/target"]
+        {
+            let first = Place {
+                checkout: PathBuf::from("/checkout"),
+                program: PathBuf::from("/rig"),
+                target: PathBuf::from(target),
+                tuple: "x-y".to_owned(),
+                state: PathBuf::new(),
+                cache: PathBuf::from("/cache"),
+                number: 1,
+                name: String::new(),
+            }
+            .numbered(1);
+            for number in 2..=CLUSTERS {
+                let other = first.numbered(number);
+                assert!(!other.name.starts_with(&first.name) && !first.name.starts_with(&other.name));
+                assert!(!other.state.starts_with(&first.state) && !first.state.starts_with(&other.state));
+                assert_eq!((other.number, &other.cache), (number, &first.cache));
+                assert_eq!(
+                    (other.numbered(1).name, other.numbered(1).state),
+                    (first.name.clone(), first.state.clone())
+                );
+            }
+        }
+    }
 }

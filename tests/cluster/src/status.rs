@@ -1,7 +1,7 @@
 //! **A** What a person or a script asks of the cluster: which parts live, where things are, a command inside.
 
 use crate::parts;
-use crate::place::{API_PORT, BUCKET, NODE, Place};
+use crate::place::{API_PORT, BUCKET, NODE, NUMBER, Place};
 use crate::process::Record;
 use crate::{netns, operator_image, up};
 use anyhow::{Result, bail};
@@ -39,6 +39,7 @@ pub fn variables(place: &Place) -> Result<Vec<(&'static str, String)>> {
         ("UBO_RIG_UBO", text(operator_image::binary(place, false))),
         ("UBO_RIG_RIG", text(place.program.clone())),
         ("UBO_RIG_NETNS", place.name.clone()),
+        (NUMBER, place.number.to_string()),
         ("UBO_RIG_NODE", NODE.to_owned()),
         ("UBO_RIG_API", format!("{NODE}:{API_PORT}")),
         ("UBO_RIG_S3_ENDPOINT", Place::s3_endpoint()),

@@ -2,19 +2,20 @@
 //!
 //! ```text
 //! beside it     Go programs, images, cargo-deny, where the cache does not have them
-//! format ─► clippy ─► build of all tests ─► unit and property tests ─► documentation's examples ─► cargo deny
-//!        ─► cluster up ─► cluster tests, inside its network namespace ─► cluster down, if it was not up before
+//! format ─► clippy ─► build of all tests ─┬► unit and property tests ─► documentation's examples ─┬► cargo deny
+//!                                         └► clusters up ─────────────────────────────────────────┘
+//!        ─► cluster tests, inside their network namespaces (see `clusters`) ─► clusters down, those that were not up before
 //! ```
 //!
 //! Everything is built for the whole workspace at once: package by package, Cargo would choose other features for the
 //! same dependencies and build them again.
 
-use crate::command::{output, tail};
-use crate::place::Place;
-use crate::process::Record;
+use crate::clusters;
+use crate::command::output;
+use crate::place::{CLUSTERS, Place};
 use crate::report::{Report, Stopwatch};
 use crate::tally::{Tally, libtest};
-use crate::{deny, down, go, images, netns, packages, parts, status, up};
+use crate::{deny, down, go, images, packages, up};
 use anyhow::{Context, Result, anyhow, bail};
 use rig::soak::{Measure, Outcome, VARIABLES};
 use serde::Deserialize;
@@ -23,18 +24,18 @@ use std::path::PathBuf;
 use std::process::{Command, ExitCode, Stdio};
 use std::thread;
 
-/// Cluster tests mostly wait for the cluster, which has the same two cores.
-const CLUSTER_THREADS: &str = "--test-threads=2";
-
 /// A compiled test binary, as `cargo test --no-run` tells of it.
-struct Binary {
-    /// `package: target`
-    name: String,
-    path: PathBuf,
+pub struct Binary {
+    /// `package target (kind)`
+    pub name: String,
+    /// The target alone: of an integration test, its file's name.
+    pub target: String,
+    /// Where it lies.
+    pub path: PathBuf,
     /// Whether it wants the cluster: it is one of `tests/cluster/tests`.
-    cluster: bool,
+    pub cluster: bool,
     /// Only tests whose name contains this.
-    filter: Option<String>,
+    pub filter: Option<String>,
 }
 
 /// Runs everything; with a filter, only the tests whose own name or whose file's name contains it, and no checks.
@@ -51,7 +52,7 @@ pub fn test(place: &Place, report: &Report, filter: Option<&str>) -> ExitCode {
 fn run(place: &Place, report: &Report, filter: Option<&str>, tally: &mut Tally) -> Result<()> {
     packages::ensure(place, report)?;
     let checks = filter.is_none();
-    let binaries = thread::scope(|scope| {
+    let (binaries, members) = thread::scope(|scope| {
         // What the cluster needs takes minutes the first time, and none of it needs Cargo's target folder.
         let beside = scope.spawn(|| -> Result<()> {
             go::servers(place, report)?;
@@ -67,32 +68,47 @@ fn run(place: &Place, report: &Report, filter: Option<&str>, tally: &mut Tally) 
         if let Some(filter) = filter {
             binaries = chosen(binaries, filter)?;
         }
-        for binary in binaries.iter().filter(|binary| !binary.cluster) {
-            let mut command = Command::new(&binary.path);
-            suite(tally, &binary.name, command.current_dir(&place.checkout).args(binary.filter.as_deref()))?;
-        }
+        let wanted = binaries.iter().filter(|binary| binary.cluster).count().min(usize::from(CLUSTERS));
+        let clusters = scope.spawn(move || {
+            beside.join().map_err(|_| anyhow!("the preparation of the cluster panicked"))??;
+            clusters::bring_up(place, report, wanted)
+        });
+        // Whatever comes of these, the clusters are waited for: one that is up shall not stay so.
+        let mut tested = without_cluster(place, checks, &binaries, tally);
+        let members = clusters.join().map_err(|_| anyhow!("bringing the clusters up panicked"))??;
         if checks {
-            let mut examples = cargo(place, &["test", "--workspace", "--doc", "--no-fail-fast", "--quiet"]);
-            suite(tally, "examples in the documentation", &mut examples)?;
+            tested = tested.and_then(|()| deny::check(place, report, tally));
         }
-        beside.join().map_err(|_| anyhow!("the preparation of the cluster panicked"))??;
-        Ok::<_, anyhow::Error>(binaries)
+        if let Err(error) = tested {
+            clusters::take_down(&members, report)?;
+            return Err(error);
+        }
+        Ok::<_, anyhow::Error>((binaries, members))
     })?;
-    if checks {
-        deny::check(place, report, tally)?;
-    }
-    if !binaries.iter().any(|binary| binary.cluster) {
-        return Ok(());
-    }
-    let fresh = up::up(place, report, true)?;
-    let result = cluster(place, &binaries, tally);
+    let files: Vec<&Binary> = binaries.iter().filter(|binary| binary.cluster).collect();
+    let result = match (&members[..], &files[..]) {
+        // One is watched while it runs.
+        ([_], [file]) => clusters::command(place, file).and_then(|mut command| suite(tally, &file.name, &mut command)),
+        _ => clusters::run(&members, files, tally),
+    };
     if !tally.good() {
-        explain(place)?;
+        clusters::explain(&members)?;
     }
-    if fresh {
-        down::down(place, report)?;
-    }
+    clusters::take_down(&members, report)?;
     result
+}
+
+/// All that needs no cluster.
+fn without_cluster(place: &Place, checks: bool, binaries: &[Binary], tally: &mut Tally) -> Result<()> {
+    for binary in binaries.iter().filter(|binary| !binary.cluster) {
+        let mut command = Command::new(&binary.path);
+        suite(tally, &binary.name, command.current_dir(&place.checkout).args(binary.filter.as_deref()))?;
+    }
+    if checks {
+        let mut examples = cargo(place, &["test", "--workspace", "--doc", "--no-fail-fast", "--quiet"]);
+        suite(tally, "examples in the documentation", &mut examples)?;
+    }
+    Ok(())
 }
 
 /// Plays the test `kills` with this measure, and gives what it counted. The cluster is brought up where it is not.
@@ -104,11 +120,10 @@ pub fn soak(place: &Place, report: &Report, measure: &Measure) -> Result<Outcome
     let kills = binaries.iter().find(|binary| binary.cluster && binary.name.contains(" kills "));
     let kills = kills.context("the test `kills` does not compile")?;
     let fresh = up::up(place, report, true)?;
-    let mut command = netns::command(place, &kills.path.display().to_string());
-    command.envs(status::variables(place)?);
+    let mut command = clusters::command(place, kills)?;
     let words = [measure.jobs.to_string(), measure.seconds.to_string(), measure.kills.to_string()];
     command.envs(VARIABLES.iter().zip(&words));
-    command.env(VARIABLES[3], path).current_dir(place.checkout.join("tests/cluster"));
+    command.env(VARIABLES[3], path);
     // Standard output is the result's.
     let status = command.stdout(std::io::stderr()).status().context("cannot run the test `kills`")?;
     if fresh {
@@ -172,7 +187,7 @@ fn build(place: &Place, filter: Option<&str>, tally: &mut Tally) -> Result<Vec<B
         let rig = package.contains("/tests/cluster#");
         let test = target.kind.iter().any(|kind| kind == "test");
         let name = format!("{} {} ({})", if rig { "rig" } else { "ubo" }, target.name, target.kind.join(", "));
-        binaries.push(Binary { name, path, cluster: rig && test, filter: None });
+        binaries.push(Binary { name, target: target.name, path, cluster: rig && test, filter: None });
     }
     // Cargo's order is that of its threads; ours is the same each time.
     binaries.sort_by(|one, other| (one.cluster, &one.name).cmp(&(other.cluster, &other.name)));
@@ -193,18 +208,6 @@ fn chosen(binaries: Vec<Binary>, filter: &str) -> Result<Vec<Binary>> {
         chosen.push(binary);
     }
     Ok(chosen)
-}
-
-fn cluster(place: &Place, binaries: &[Binary], tally: &mut Tally) -> Result<()> {
-    let variables = status::variables(place)?;
-    for binary in binaries.iter().filter(|binary| binary.cluster) {
-        let mut command = netns::command(place, &binary.path.display().to_string());
-        command.envs(variables.iter().map(|(name, value)| (name, value)));
-        command.current_dir(place.checkout.join("tests/cluster")).arg(CLUSTER_THREADS);
-        command.args(binary.filter.as_deref());
-        suite(tally, &binary.name, &mut command)?;
-    }
-    Ok(())
 }
 
 /// Runs test binaries with their output streamed, and counts what they say.
@@ -230,14 +233,4 @@ fn cargo(place: &Place, words: &[&str]) -> Command {
     let mut cargo = Command::new("cargo");
     cargo.current_dir(&place.checkout).env("CARGO_TARGET_DIR", &place.target).args(words);
     cargo
-}
-
-/// Something failed: if a part of the cluster died, that is why.
-fn explain(place: &Place) -> Result<()> {
-    for part in parts::ALL {
-        if Record::read(place, part).is_some_and(|record| !record.lives()) {
-            println!("{part} has died meanwhile\n{}", tail(&place.log(part)?));
-        }
-    }
-    Ok(())
 }
