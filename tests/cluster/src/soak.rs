@@ -38,8 +38,8 @@ impl Measure {
             None => Ok(default),
         };
         Ok(Measure {
-            jobs: usize::try_from(number(jobs, 3)?)?,
-            seconds: number(seconds, 170)?,
+            jobs: usize::try_from(number(jobs, 5)?)?,
+            seconds: number(seconds, 110)?,
             kills: number(kills, 6)?,
             result: find(result).map(PathBuf::from),
         })

@@ -1,25 +1,30 @@
 //! The operator killed, told to end, cut off from the API server, without its policies, and away for hours.
 //!
-//! Each act changes the operator that all share, so they are played one after the other, whatever `--test-threads` says.
+//! Each test changes the operator that all share, so they are played one after the other, whatever `--test-threads` says.
+//! Where two acts wait for the same thing, a crash and the minute that its Lease needs to expire, one test plays both.
 
 mod installed;
 mod operator;
 mod scene;
 
 use anyhow::{Context, Result, ensure};
+use chrono::{TimeDelta, Timelike};
 use installed::{until, until_for};
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::Api;
 use kube::api::{DeleteParams, ListParams, LogParams, PostParams};
 use operator::Operator;
 use rig::fault_proxy::FaultProxy;
 use scene::{BUSYBOX, Scene, TWO_LEASES, edit, kill_executor, kill_operator, operator_ready};
-use serde_json::json;
+use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use tokio::sync::Mutex;
+use ubo::api::backup_job::BackupJob;
 use ubo::api::backup_run::{BackupRun, BackupRunStatus};
+use ubo::clock::{Clock, SystemClock};
 use ubo::run::Phase;
 use ubo::run::ports::phase_of;
 
@@ -89,58 +94,177 @@ async fn buried(scene: &Scene, instance: &str) -> Result<()> {
     .await
 }
 
+/// One crash for both: of runs in their first attempt, and of a tick that was made up for after hours away.
 #[tokio::test]
-async fn a_crash_in_mid_run_leaves_nothing_and_is_tried_again_and_the_second_one_ends_it() -> Result<()> {
+async fn a_crash_leaves_and_doubles_nothing_and_a_second_one_ends_the_run() -> Result<()> {
     let _alone = STAGE.lock().await;
-    let scene = scene().await?;
-    // One by standard output, with an upload in parts under way, and one by way of a directory, on the same pod.
-    let retry = |job: &mut serde_json::Value| edit(job, "spec.retry", json!({"limit": 5, "backoffSeconds": 1}));
-    let stream = format!("head -c 30000000 /dev/urandom; {UNTIL_TOLD}");
-    scene.apply(&scene.job("stream", &stream, retry)).await?;
-    begun(&scene, 1).await?;
-    scene.apply(&scene.job("folder", IN_A_DIRECTORY, retry)).await?;
-    begun(&scene, 2).await?;
-    let first = executor(&scene, "stream-once").await?;
-    ensure!(first == executor(&scene, "folder-once").await?, "two processes start runs");
-    ensure!(!scene.open_uploads()?.is_empty(), "no upload is open");
-    kill_executor(&scene.installed, &first).await?;
+    let away = Away::brought_back().await?;
+    let crashing = Crashing::begun().await?;
+    kill_operator(&away.scene.installed).await?;
+    tokio::try_join!(away.is_taken_up_again(), crashing.are_tried_again())?;
+    crashing.are_ended_by_the_next_crash().await?;
+    away.is_claimed_once_when_it_is_forgotten().await?;
+    // Whoever comes next waits until it is so.
+    away.scene.installed.kubectl(&catch_up("UBO_CATCH_UP_WINDOW-"), "").await?;
+    crashing.scene.end().await?;
+    away.scene.end().await
+}
 
-    // The second attempts find a directory that holds nothing of the first ones (or end with 9).
-    begun(&scene, 4).await?;
-    gone(&scene, 1).await?;
-    gone(&scene, 2).await?;
-    let second = executor(&scene, "stream-once").await?;
-    ensure!(second != first, "the dead one executes on");
-    buried(&scene, &first).await?;
-    let dead: Vec<_> = scene.objects().await?.into_iter().filter(|key| key.contains("-1/")).collect();
-    let uploads: Vec<_> = scene.open_uploads()?.into_iter().filter(|key| key.contains("-1/")).collect();
-    ensure!(dead.is_empty() && uploads.is_empty(), "the dead attempts left {dead:?} {uploads:?}");
-    for run in ["stream-once", "folder-once"] {
-        let status = scene.at_work(run).await?;
-        ensure!(reasons(&status) == ["OperatorRestarted", "open"], "{status:?}");
+/// Two runs that crash: one by standard output, with an upload in parts under way, and one by way of a directory, on the
+/// same pod.
+struct Crashing {
+    scene: Scene,
+    /// Who executes both.
+    first: String,
+}
+
+impl Crashing {
+    async fn begun() -> Result<Self> {
+        let scene = scene().await?;
+        let retry = |job: &mut Value| edit(job, "spec.retry", json!({"limit": 5, "backoffSeconds": 1}));
+        let stream = format!("head -c 30000000 /dev/urandom; {UNTIL_TOLD}");
+        scene.apply(&scene.job("stream", &stream, retry)).await?;
+        begun(&scene, 1).await?;
+        scene.apply(&scene.job("folder", IN_A_DIRECTORY, retry)).await?;
+        begun(&scene, 2).await?;
+        let first = executor(&scene, "stream-once").await?;
+        ensure!(first == executor(&scene, "folder-once").await?, "two processes start runs");
+        ensure!(!scene.open_uploads()?.is_empty(), "no upload is open");
+        Ok(Self { scene, first })
     }
 
-    kill_executor(&scene.installed, &executor(&scene, "folder-once").await?).await?;
-    for run in ["stream-once", "folder-once"] {
-        let api: Api<BackupRun> = scene.api();
-        let status = until_for(TWO_LEASES, &format!("run {run} to be over"), || async {
-            Ok(api.get(run).await?.status.filter(|status| status.phase.is_final()))
+    /// The second attempts find a directory that holds nothing of the first ones (or end with 9).
+    async fn are_tried_again(&self) -> Result<()> {
+        let scene = &self.scene;
+        begun(scene, 4).await?;
+        gone(scene, 1).await?;
+        gone(scene, 2).await?;
+        let second = executor(scene, "stream-once").await?;
+        ensure!(second != self.first, "the dead one executes on");
+        buried(scene, &self.first).await?;
+        let dead: Vec<_> = scene.objects().await?.into_iter().filter(|key| key.contains("-1/")).collect();
+        let uploads: Vec<_> = scene.open_uploads()?.into_iter().filter(|key| key.contains("-1/")).collect();
+        ensure!(dead.is_empty() && uploads.is_empty(), "the dead attempts left {dead:?} {uploads:?}");
+        for run in ["stream-once", "folder-once"] {
+            let status = scene.at_work(run).await?;
+            ensure!(reasons(&status) == ["OperatorRestarted", "open"], "{status:?}");
+        }
+        Ok(())
+    }
+
+    async fn are_ended_by_the_next_crash(&self) -> Result<()> {
+        let scene = &self.scene;
+        kill_executor(&scene.installed, &executor(scene, "folder-once").await?).await?;
+        for run in ["stream-once", "folder-once"] {
+            let api: Api<BackupRun> = scene.api();
+            let status = until_for(TWO_LEASES, &format!("run {run} to be over"), || async {
+                Ok(api.get(run).await?.status.filter(|status| status.phase.is_final()))
+            })
+            .await?;
+            ensure!(status.phase == Phase::Failed && status.reason.as_deref() == Some("CrashLoop"), "{status:?}");
+            ensure!(reasons(&status) == ["OperatorRestarted"; 2], "{status:?}");
+        }
+        scene.nothing_left().await?;
+        // Nobody is left who could clean up in the pod but the wrapper itself.
+        for attempt in 1..=4 {
+            gone(scene, attempt).await?;
+        }
+        until("the directory to be empty", || async {
+            Ok(scene.exec("box", "ls -A /backup 2> /dev/null || true").await?.trim().is_empty().then_some(()))
         })
         .await?;
-        ensure!(status.phase == Phase::Failed && status.reason.as_deref() == Some("CrashLoop"), "{status:?}");
-        ensure!(reasons(&status) == ["OperatorRestarted"; 2], "{status:?}");
+        ensure!(runs(scene).await?.len() == 2, "a run was doubled");
+        Ok(())
     }
-    scene.nothing_left().await?;
-    // Nobody is left who could clean up in the pod but the wrapper itself.
-    for attempt in 1..=4 {
-        gone(&scene, attempt).await?;
+}
+
+/// Arguments of kubectl that change how long missed ticks are spread, or let it be as it is installed.
+fn catch_up(word: &'static str) -> [&'static str; 6] {
+    ["-n", "backup-system", "set", "env", "deployment/operator", word]
+}
+
+/// A BackupJob that was due every hour while no operator was there.
+struct Away {
+    scene: Scene,
+    /// Its latest tick, as seconds since 1970.
+    latest: i64,
+    /// The run of that tick.
+    name: String,
+    /// Where its status is, and when the schedule began to count.
+    path: String,
+    anchor: String,
+}
+
+impl Away {
+    /// The latest tick runs, and none of those before it.
+    async fn brought_back() -> Result<Self> {
+        let scene = scene().await?;
+        let installed = &scene.installed;
+        let operator = Operator::now(installed).await?;
+        // What was missed is made up for at once, and not within ten minutes.
+        installed.kubectl(&catch_up("UBO_CATCH_UP_WINDOW=0"), "").await?;
+        operator.scale(installed, 0).await?;
+
+        // Due every hour, the last time a few minutes ago: no tick falls into the test.
+        let now = SystemClock.now();
+        let latest = now - TimeDelta::minutes(5);
+        let schedule = format!("{} * * * *", latest.minute());
+        let job = scene.job("away", UNTIL_TOLD, |job| {
+            edit(job, "spec.schedule", json!(schedule));
+            edit(job, "spec.retry", json!({"limit": 1, "backoffSeconds": 1}));
+        });
+        scene.apply(&job).await?;
+        let anchor = (now - TimeDelta::hours(7)).format("%Y-%m-%dT%H:%M:%SZ").to_string();
+        let since = json!({"status": {"scheduleAnchor": {"time": anchor, "schedule": schedule, "suspend": false}}});
+        let path = format!("/apis/backup.javy.dev/v1/namespaces/{}/backupjobs/away/status", scene.namespace);
+        let as_operator = installed.operator().await?;
+        ensure!(as_operator.merge(&path, &since).await?.is_ok(), "the operator may not write its own status");
+
+        operator.scale(installed, 2).await?;
+        begun(&scene, 1).await?;
+        let name = latest.format("away-%Y%m%d-%H%M").to_string();
+        let all: Vec<_> = runs(&scene).await?.into_iter().filter_map(|run| run.metadata.name).collect();
+        ensure!(all == [name.clone()], "{all:?} instead of the latest tick alone, {name}");
+        let latest = latest.timestamp() - i64::from(latest.second());
+        Ok(Self { scene, latest, name, path, anchor })
     }
-    until("the directory to be empty", || async {
-        Ok(scene.exec("box", "ls -A /backup 2> /dev/null || true").await?.trim().is_empty().then_some(()))
-    })
-    .await?;
-    ensure!(runs(&scene).await?.len() == 2, "a run was doubled");
-    scene.end().await
+
+    /// Killed with the tick claimed and at work: taken up again under the same name.
+    async fn is_taken_up_again(&self) -> Result<()> {
+        let scene = &self.scene;
+        begun(scene, 2).await?;
+        may_go(scene).await?;
+        let status = scene.ended(&self.name).await?;
+        ensure!(reasons(&status) == ["OperatorRestarted", "Succeeded"], "{status:?}");
+        let handled = self.handled("to have handled the tick").await?;
+        ensure!(handled.0.as_second() == self.latest, "{handled:?}");
+        Ok(())
+    }
+
+    /// Waits until the BackupJob knows which tick was handled last.
+    async fn handled(&self, what: &str) -> Result<Time> {
+        let last = |job: &BackupJob| job.status.as_ref().and_then(|status| status.last_schedule_time.clone());
+        let job = self.scene.job_until("away", what, |job| last(job).is_some()).await?;
+        last(&job).context("a time")
+    }
+
+    /// Killed between the claim and the note of it: the tick is claimed again, and found to be taken.
+    async fn is_claimed_once_when_it_is_forgotten(&self) -> Result<()> {
+        let scene = &self.scene;
+        let operator = Operator::now(&scene.installed).await?;
+        operator.scale(&scene.installed, 0).await?;
+        let forgotten = json!({"status": {"lastScheduleTime": null, "scheduleAnchor": {"time": self.anchor}}});
+        let as_operator = scene.installed.operator().await?;
+        ensure!(as_operator.merge(&self.path, &forgotten).await?.is_ok(), "the operator may not write its own status");
+        operator.scale(&scene.installed, 2).await?;
+        self.handled("to know of the tick again").await?;
+        let all = runs(scene).await?;
+        ensure!(all.len() == 1 && all.iter().all(|run| phase_of(run) == Phase::Succeeded), "{all:?}");
+        let attempts = all[0].status.as_ref().map_or(0, |status| status.attempts.len());
+        ensure!(attempts == 2, "the tick ran again: {all:?}");
+        ensure!(manifests(scene).await?.len() == 1, "two backups of one tick");
+        Ok(())
+    }
 }
 
 #[tokio::test]
@@ -179,58 +303,91 @@ async fn an_update_lets_what_is_at_work_end_where_it_works() -> Result<()> {
     scene.end().await
 }
 
+/// One operator behind a proxy for both: its connections are cut, and it lives on; then it cannot be heard any more.
 #[tokio::test]
-async fn a_process_that_is_cut_off_ends_its_run_before_another_one_begins_it_anew() -> Result<()> {
+async fn a_stream_that_is_cut_is_no_backup_and_who_is_cut_off_ends_its_run_before_another_one_begins_it() -> Result<()>
+{
     let _alone = STAGE.lock().await;
-    let scene = scene().await?;
-    let installed = &scene.installed;
+    let scenes = (scene().await?, scene().await?);
+    let installed = &scenes.0.installed;
     let proxy = FaultProxy::tcp(&installed.cluster.node, &installed.cluster.api)?;
-    // The process that will be cut off is a pod of its own, so that the Deployment's replicas are not.
+    // It is a pod of its own, so that the Deployment's replicas are not behind the proxy.
     let operator = Operator::now(installed).await?;
     operator.scale(installed, 0).await?;
     let alone = lonely(installed, proxy.address()).await?;
-    let parted = async {
-        let job = scene
-            .job("parted", IN_A_DIRECTORY, |job| edit(job, "spec.retry", json!({"limit": 1, "backoffSeconds": 1})));
-        scene.apply(&job).await?;
-        begun(&scene, 1).await?;
-        let first = executor(&scene, "parted-once").await?;
-        ensure!(scene::is_of(&first, &alone), "executed by {first}");
-        followers(installed).await?;
-        proxy.stall(true);
-        // It lives, and cannot be heard: the next attempt begins when the first one is gone from the pod, or ends with 9.
-        begun(&scene, 2).await?;
-        gone(&scene, 1).await?;
-        may_go(&scene).await?;
-        let status = scene.ended("parted-once").await?;
-        ensure!(
-            status.phase == Phase::Succeeded && reasons(&status) == ["OperatorRestarted", "Succeeded"],
-            "{status:?}"
-        );
-        // Back again, it finds that its record is another's, and says nothing in it.
-        proxy.stall(false);
-        proxy.cut();
-        let pods: Api<Pod> = Api::namespaced(installed.admin.clone(), "backup-system");
-        until_for(TWO_LEASES, "it to find its run taken over", || async {
-            let said = pods.logs(&alone, &LogParams::default()).await?;
-            Ok(said.contains("another process has the run by now").then_some(()))
-        })
-        .await?;
-        let after = scene.ended("parted-once").await?;
-        ensure!(after == status, "the record was changed: {after:?}");
-        let backups = manifests(&scene).await?;
-        ensure!(backups.len() == 1 && backups[0].contains("-2/"), "{backups:?}");
-        until("the first attempt's folder to be empty", || async {
-            Ok((!scene.objects().await?.iter().any(|key| key.contains("-1/"))).then_some(()))
-        })
-        .await
-    };
-    let result = parted.await;
+    let result = async {
+        cut(&scenes.0, &proxy, &alone).await?;
+        cut_off(&scenes.1, &proxy, &alone).await
+    }
+    .await;
     let pods: Api<Pod> = Api::namespaced(installed.admin.clone(), "backup-system");
     pods.delete(&alone, &DeleteParams { grace_period_seconds: Some(1), ..DeleteParams::default() }).await?;
     operator.scale(installed, 2).await?;
     result?;
-    scene.end().await
+    scenes.0.end().await?;
+    scenes.1.end().await
+}
+
+/// A job that is tried twice.
+fn tried_twice(scene: &Scene, name: &str) -> Value {
+    scene.job(name, IN_A_DIRECTORY, |job| edit(job, "spec.retry", json!({"limit": 1, "backoffSeconds": 1})))
+}
+
+/// Its stream is cut, and everything else that it has open: the next attempt is a backup.
+async fn cut(scene: &Scene, proxy: &FaultProxy, alone: &str) -> Result<()> {
+    scene.apply(&tried_twice(scene, "cut")).await?;
+    begun(scene, 1).await?;
+    let executor = executor(scene, "cut-once").await?;
+    ensure!(scene::is_of(&executor, alone), "executed by {executor}");
+    ensure!(proxy.seen().open > 0, "the operator does not go through the proxy");
+    proxy.cut();
+    begun(scene, 2).await?;
+    gone(scene, 1).await?;
+    may_go(scene).await?;
+    let status = scene.ended("cut-once").await?;
+    ensure!(status.phase == Phase::Succeeded && reasons(&status) == ["StreamCut", "Succeeded"], "{status:?}");
+    let executors: BTreeSet<_> = status.attempts.iter().map(|attempt| attempt.executor.as_deref()).collect();
+    ensure!(executors.len() == 1, "the operator did not survive the cut: {status:?}");
+    let backups = manifests(scene).await?;
+    ensure!(backups.len() == 1 && backups[0].contains("-2/"), "{backups:?}");
+    // Of the first attempt nothing lies at the destination, since the operator lived on.
+    let rest: Vec<_> = scene.objects().await?.into_iter().filter(|key| key.contains("-1/")).collect();
+    ensure!(rest.is_empty(), "{rest:?}");
+    Ok(())
+}
+
+/// It lives, and cannot be heard: another one begins its run anew when it has ended it.
+async fn cut_off(scene: &Scene, proxy: &FaultProxy, alone: &str) -> Result<()> {
+    let installed = &scene.installed;
+    scene.apply(&tried_twice(scene, "parted")).await?;
+    begun(scene, 1).await?;
+    let first = executor(scene, "parted-once").await?;
+    ensure!(scene::is_of(&first, alone), "executed by {first}");
+    followers(installed).await?;
+    proxy.stall(true);
+    // The next attempt begins when the first one is gone from the pod, or ends with 9.
+    begun(scene, 2).await?;
+    gone(scene, 1).await?;
+    may_go(scene).await?;
+    let status = scene.ended("parted-once").await?;
+    ensure!(status.phase == Phase::Succeeded && reasons(&status) == ["OperatorRestarted", "Succeeded"], "{status:?}");
+    // Back again, it finds that its record is another's, and says nothing in it.
+    proxy.stall(false);
+    proxy.cut();
+    let pods: Api<Pod> = Api::namespaced(installed.admin.clone(), "backup-system");
+    until_for(TWO_LEASES, "it to find its run taken over", || async {
+        let said = pods.logs(alone, &LogParams::default()).await?;
+        Ok(said.contains("another process has the run by now").then_some(()))
+    })
+    .await?;
+    let after = scene.ended("parted-once").await?;
+    ensure!(after == status, "the record was changed: {after:?}");
+    let backups = manifests(scene).await?;
+    ensure!(backups.len() == 1 && backups[0].contains("-2/"), "{backups:?}");
+    until("the first attempt's folder to be empty", || async {
+        Ok((!scene.objects().await?.iter().any(|key| key.contains("-1/"))).then_some(()))
+    })
+    .await
 }
 
 /// Two replicas beside somebody else who leads.
@@ -266,40 +423,6 @@ async fn lonely(installed: &installed::Installed, proxy: std::net::SocketAddr) -
 }
 
 #[tokio::test]
-async fn a_stream_that_is_cut_is_no_backup_and_the_next_attempt_is() -> Result<()> {
-    let _alone = STAGE.lock().await;
-    let scene = scene().await?;
-    let cluster = &scene.installed.cluster;
-    let proxy = FaultProxy::tcp(&cluster.node, &cluster.api)?;
-    let operator = Operator::behind(&scene.installed, proxy.address()).await?;
-    let cut = async {
-        let job =
-            scene.job("cut", IN_A_DIRECTORY, |job| edit(job, "spec.retry", json!({"limit": 1, "backoffSeconds": 1})));
-        scene.apply(&job).await?;
-        begun(&scene, 1).await?;
-        ensure!(proxy.seen().open > 0, "the operator does not go through the proxy");
-        proxy.cut();
-        begun(&scene, 2).await?;
-        gone(&scene, 1).await?;
-        may_go(&scene).await?;
-        let status = scene.ended("cut-once").await?;
-        ensure!(status.phase == Phase::Succeeded && reasons(&status) == ["StreamCut", "Succeeded"], "{status:?}");
-        let executors: BTreeSet<_> = status.attempts.iter().map(|attempt| attempt.executor.as_deref()).collect();
-        ensure!(executors.len() == 1, "the operator did not survive the cut: {status:?}");
-        let backups = manifests(&scene).await?;
-        ensure!(backups.len() == 1 && backups[0].contains("-2/"), "{backups:?}");
-        // Of the first attempt nothing lies at the destination, since the operator lived on.
-        let rest: Vec<_> = scene.objects().await?.into_iter().filter(|key| key.contains("-1/")).collect();
-        ensure!(rest.is_empty(), "{rest:?}");
-        Ok(())
-    };
-    let result = cut.await;
-    operator.restored().await?;
-    result?;
-    scene.end().await
-}
-
-#[tokio::test]
 async fn without_the_policies_nothing_is_claimed_or_begun() -> Result<()> {
     const POLICY: &str = "validatingadmissionpolicy/backupjobs-act-as-requester";
     const BINDING: &str = "validatingadmissionpolicybinding/backupruns-claims";
@@ -327,19 +450,17 @@ async fn without_the_policies_nothing_is_claimed_or_begun() -> Result<()> {
                 scene.job_until(earlier, "to be told, too", |job| is_not_ready(job, "AdmissionPolicyMissing")).await?;
             }
             names.push(name.clone());
-            let (status, said) = operator.get("/readyz").await?;
-            ensure!(status == 503 && said.contains("[-] admission-policies"), "{status}: {said}");
+            // The replica that is asked may not be the one that has told.
+            let said = readyz(&operator, 503).await?;
+            ensure!(said.contains("[-] admission-policies"), "{said}");
             let name_of_it = arguments[1].rsplit('/').next().unwrap_or_default();
             ensure!(said.contains(name_of_it) && said.contains("ubo install"), "{said}");
             let by_hand = scene.start(&name).await?;
             Ok([format!("{name}-once"), by_hand])
         };
         let told = told.await;
-        #[expect(
-            clippy::disallowed_methods,
-            reason = "what the API server's clock says is compared with it: one machine"
-        )]
-        let before = chrono::Utc::now();
+        // What the API server's clock says is compared with it: one machine.
+        let before = SystemClock.now();
         installed.apply(&printed, &[]).await?;
         for run in told? {
             let ended = scene.ended(&run).await?;
@@ -348,85 +469,21 @@ async fn without_the_policies_nothing_is_claimed_or_begun() -> Result<()> {
             // Times in a status are whole seconds.
             ensure!(start.0.as_second() >= before.timestamp(), "{run} was begun at {start:?}, without the policies");
         }
-        let (status, said) = operator.get("/readyz").await?;
-        ensure!(status == 200, "{status}: {said}");
+        readyz(&operator, 200).await?;
     }
     scene.end().await
 }
 
-fn is_not_ready(job: &ubo::api::backup_job::BackupJob, reason: &str) -> bool {
-    let conditions = job.status.iter().flat_map(|status| &status.conditions);
-    conditions.into_iter().any(|c| c.type_ == "Ready" && c.status == "False" && c.reason == reason)
+/// What a replica says of itself, once it answers with this status.
+async fn readyz(operator: &Operator, wanted: u16) -> Result<String> {
+    until(&format!("/readyz to answer {wanted}"), || async {
+        let (status, said) = operator.get("/readyz").await?;
+        Ok((status == wanted).then_some(said))
+    })
+    .await
 }
 
-#[tokio::test]
-#[expect(clippy::disallowed_methods, reason = "ticks are relative to the operator's clock: one machine")]
-async fn after_hours_away_the_latest_tick_runs_once_and_is_not_doubled() -> Result<()> {
-    use chrono::{TimeDelta, Timelike, Utc};
-    let _alone = STAGE.lock().await;
-    let scene = scene().await?;
-    let installed = &scene.installed;
-    let operator = Operator::now(installed).await?;
-    // What was missed is made up for at once, and not within ten minutes.
-    installed
-        .kubectl(&["-n", "backup-system", "set", "env", "deployment/operator", "UBO_CATCH_UP_WINDOW=0"], "")
-        .await?;
-    operator.scale(installed, 0).await?;
-
-    // Due every hour, the last time a few minutes ago: no tick falls into the test.
-    let latest = Utc::now() - TimeDelta::minutes(5);
-    let schedule = format!("{} * * * *", latest.minute());
-    let job = scene.job("away", UNTIL_TOLD, |job| {
-        edit(job, "spec.schedule", json!(schedule));
-        edit(job, "spec.retry", json!({"limit": 1, "backoffSeconds": 1}));
-    });
-    scene.apply(&job).await?;
-    let anchor = (Utc::now() - TimeDelta::hours(7)).format("%Y-%m-%dT%H:%M:%SZ").to_string();
-    let since = json!({"status": {"scheduleAnchor": {"time": anchor, "schedule": schedule, "suspend": false}}});
-    let path = format!("/apis/backup.javy.dev/v1/namespaces/{}/backupjobs/away/status", scene.namespace);
-    let as_operator = installed.operator().await?;
-    ensure!(as_operator.merge(&path, &since).await?.is_ok(), "the operator may not write its own status");
-
-    let operator = operator.scale(installed, 2).await?;
-    begun(&scene, 1).await?;
-    let name = latest.format("away-%Y%m%d-%H%M").to_string();
-    let all: Vec<_> = runs(&scene).await?.into_iter().filter_map(|run| run.metadata.name).collect();
-    ensure!(all == [name.clone()], "{all:?} instead of the latest tick alone, {name}");
-
-    // Killed with the tick claimed and at work: taken up again under the same name.
-    kill_operator(installed).await?;
-    begun(&scene, 2).await?;
-    may_go(&scene).await?;
-    let status = scene.ended(&name).await?;
-    ensure!(reasons(&status) == ["OperatorRestarted", "Succeeded"], "{status:?}");
-    let handled = scene
-        .job_until("away", "to have handled the tick", |job| {
-            job.status.as_ref().is_some_and(|status| status.last_schedule_time.is_some())
-        })
-        .await?;
-    let handled = handled.status.and_then(|status| status.last_schedule_time).context("a time")?;
-    ensure!(handled.0.as_second() == latest.timestamp() - i64::from(latest.second()), "{handled:?}");
-
-    // Killed between the claim and the note of it: the tick is claimed again, and found to be taken.
-    let operator = Operator::now(installed).await.unwrap_or(operator);
-    operator.scale(installed, 0).await?;
-    let forgotten = json!({"status": {"lastScheduleTime": null, "scheduleAnchor": {"time": anchor}}});
-    ensure!(as_operator.merge(&path, &forgotten).await?.is_ok(), "the operator may not write its own status");
-    operator.scale(installed, 2).await?;
-    scene
-        .job_until("away", "to know of the tick again", |job| {
-            job.status.as_ref().is_some_and(|status| status.last_schedule_time.is_some())
-        })
-        .await?;
-    let all = runs(&scene).await?;
-    ensure!(all.len() == 1 && all.iter().all(|run| phase_of(run) == Phase::Succeeded), "{all:?}");
-    let attempts = all[0].status.as_ref().map_or(0, |status| status.attempts.len());
-    ensure!(attempts == 2, "the tick ran again: {all:?}");
-    ensure!(manifests(&scene).await?.len() == 1, "two backups of one tick");
-    installed
-        .kubectl(&["-n", "backup-system", "set", "env", "deployment/operator", "UBO_CATCH_UP_WINDOW-"], "")
-        .await?;
-    installed.kubectl(&["-n", "backup-system", "rollout", "status", "deployment/operator"], "").await?;
-    Operator::now(installed).await?;
-    scene.end().await
+fn is_not_ready(job: &BackupJob, reason: &str) -> bool {
+    let conditions = job.status.iter().flat_map(|status| &status.conditions);
+    conditions.into_iter().any(|c| c.type_ == "Ready" && c.status == "False" && c.reason == reason)
 }

@@ -123,6 +123,8 @@ async fn stops(installed: &Installed, printed: &str) -> Result<()> {
         Ok((ready(installed, &job).await? == "False AdmissionPolicyMissing").then_some(()))
     })
     .await?;
+    let seconds = || SystemClock.now().timestamp();
+    let next_tick = (seconds() / 60 + 1) * 60;
     let pods = [
         "get",
         "pods",
@@ -139,12 +141,16 @@ async fn stops(installed: &Installed, printed: &str) -> Result<()> {
     let run = json!({ "apiVersion": "backup.javy.dev/v1", "kind": "BackupRun", "metadata": { "name": "by-hand" }, "spec": { "backupJobName": "postgres-daily-backup" } });
     let created = installed.post(&at("backupruns"), &run).await?;
     ensure!(created.is_ok(), "{created:?}");
-    // The run waits, and no tick is claimed. Nothing happening cannot be waited for: looked at until 5 s after a tick.
-    let seconds = || SystemClock.now().timestamp();
-    let until_then = (seconds() / 60 + 1) * 60 + 5;
-    while seconds() < until_then {
+    // The run waits, and no tick is claimed. Nothing happening cannot be waited for: looked at for 5 s, and until 5 s after a
+    // tick.
+    let until_then = next_tick.max(seconds()) + 5;
+    loop {
+        let last = seconds() >= until_then;
         let runs = runs(installed, &at("backupruns")).await?;
         ensure!(runs.len() == 1 && runs[0]["status"]["attempts"].is_null(), "something ran: {runs:?}");
+        if last {
+            break;
+        }
         tokio::time::sleep(Duration::from_millis(500)).await;
     }
 

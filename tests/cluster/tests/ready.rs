@@ -18,55 +18,96 @@ fn ready<'a>(job: &'a BackupJob, word: &str, reason: &str) -> Option<&'a str> {
 }
 
 /// Waits until the job is not Ready for `reason`, and looks whether the message has these words.
-async fn not_ready(scene: &Scene, reason: &str, words: &[&str]) -> Result<String> {
+async fn not_ready(scene: &Scene, name: &str, reason: &str, words: &[&str]) -> Result<String> {
     let what = format!("to be not Ready: {reason}");
-    let job = scene.job_until("early", &what, |job| ready(job, "False", reason).is_some()).await?;
+    let job = scene.job_until(name, &what, |job| ready(job, "False", reason).is_some()).await?;
     let said = ready(&job, "False", reason).context("a message")?.to_owned();
     ensure!(words.iter().all(|word| said.contains(word)), "{reason}: {said:?} lacks one of {words:?}");
     Ok(said)
 }
 
+/// Waits until the job is Ready, without being touched.
+async fn is_ready(scene: &Scene, name: &str) -> Result<()> {
+    scene.job_until(name, "to be Ready by itself", |job| ready(job, "True", "Ready").is_some()).await.map(drop)
+}
+
+/// A job that does not run by itself while the test does.
+fn job(scene: &Scene, name: &str, target: Value, secret: &str) -> Value {
+    scene.job(name, "echo data", |job| {
+        edit(job, "spec.schedule", json!("0 0 1 1 *"));
+        edit(job, "spec.target", target);
+        edit(job, "spec.destination.secretRef", json!(secret));
+    })
+}
+
+fn pod(name: &str) -> Value {
+    json!({"kind": "Pod", "name": name})
+}
+
+/// Nothing of all this may have run.
+async fn nothing_ran(scene: &Scene) -> Result<()> {
+    let runs = scene.api::<BackupRun>().list(&ListParams::default()).await?;
+    ensure!(runs.items.is_empty() && scene.objects().await?.is_empty(), "something ran: {:?}", runs.items);
+    Ok(())
+}
+
+/// Each of these waits until the operator looks again by itself, so they wait side by side.
 #[tokio::test]
-async fn what_is_missing_is_said_before_the_first_run() -> Result<()> {
+async fn what_is_missing_is_said_and_seen_when_it_comes() -> Result<()> {
+    let scene = Scene::new("ready").await?;
+    let mut incomplete = scene.keys();
+    incomplete.remove("AWS_SECRET_ACCESS_KEY").context("a key")?;
+    scene.secret("half", &incomplete).await?;
+    scene.pod("there", BUSYBOX, |_| {}).await?;
+    scene.apply(&job(&scene, "no-secret", pod("there"), "later")).await?;
+    scene.apply(&job(&scene, "half-secret", pod("nobody"), "half")).await?;
+    scene.apply(&job(&scene, "no-pod", pod("box"), "s3")).await?;
+    let secret = async {
+        not_ready(&scene, "no-secret", "SecretNotFound", &["no Secret later"]).await?;
+        scene.secret("later", &incomplete).await?;
+        not_ready(&scene, "no-secret", "SecretKeyMissing", &["AWS_SECRET_ACCESS_KEY is missing"]).await?;
+        scene.secret("later", &scene.keys()).await?;
+        is_ready(&scene, "no-secret").await
+    };
+    let key = async {
+        not_ready(&scene, "half-secret", "SecretKeyMissing", &["AWS_SECRET_ACCESS_KEY is missing"]).await?;
+        scene.secret("half", &scene.keys()).await?;
+        not_ready(&scene, "half-secret", "TargetNotFound", &["no Pod nobody", "correct spec.target"]).await
+    };
+    let target = async {
+        not_ready(&scene, "no-pod", "TargetNotFound", &["no Pod box", "correct spec.target"]).await?;
+        scene.pod("box", BUSYBOX, |_| {}).await?;
+        is_ready(&scene, "no-pod").await
+    };
+    tokio::try_join!(secret, key, target)?;
+    nothing_ran(&scene).await?;
+    scene.end().await
+}
+
+#[tokio::test]
+async fn what_is_changed_is_looked_at_at_once() -> Result<()> {
     let scene = Scene::new("ready").await?;
     let away = Scene::not_opted_in("away").await?;
-    let job = |target: Value, change: &dyn Fn(&mut Value)| {
-        scene.job("early", "echo data", |job| {
-            edit(job, "spec.schedule", json!("0 0 1 1 *"));
-            edit(job, "spec.target", target);
-            edit(job, "spec.destination.secretRef", json!("later"));
-            change(job);
-        })
+    tokio::try_join!(scene.pod("box", BUSYBOX, |_| {}), away.pod("box", BUSYBOX, |_| {}))?;
+    let early = |target: Value| job(&scene, "early", target, "s3");
+    let through = |endpoint: &str| {
+        let mut job = early(pod("box"));
+        edit(&mut job, "spec.destination.options", json!({"endpoint": endpoint}));
+        job
     };
-    let pod = || json!({"kind": "Pod", "name": "box"});
-    scene.apply(&job(pod(), &|_| {})).await?;
-    not_ready(&scene, "SecretNotFound", &["no Secret later"]).await?;
-    let mut keys = scene.keys();
-    let secret_key = keys.remove("AWS_SECRET_ACCESS_KEY").context("a key")?;
-    scene.secret("later", &keys).await?;
-    not_ready(&scene, "SecretKeyMissing", &["AWS_SECRET_ACCESS_KEY is missing"]).await?;
-    keys.insert("AWS_SECRET_ACCESS_KEY".to_owned(), secret_key);
-    scene.secret("later", &keys).await?;
-    not_ready(&scene, "TargetNotFound", &["no Pod box", "correct spec.target"]).await?;
-    scene.pod("box", BUSYBOX, |_| {}).await?;
-    scene.job_until("early", "to be Ready by itself", |job| ready(job, "True", "Ready").is_some()).await?;
-
-    scene.apply(&job(json!({"kind": "Pod", "name": "box", "container": "other"}), &|_| {})).await?;
-    not_ready(&scene, "ContainerNotFound", &["no container other", "it has main"]).await?;
-    let metadata = json!({"endpoint": "http://169.254.169.254"});
-    scene.apply(&job(pod(), &|job| edit(job, "spec.destination.options", metadata.clone()))).await?;
-    not_ready(&scene, "DestinationForbidden", &["169.254.169.254", "link-local"]).await?;
+    scene.apply(&early(json!({"kind": "Pod", "name": "box", "container": "other"}))).await?;
+    not_ready(&scene, "early", "ContainerNotFound", &["no container other", "it has main"]).await?;
+    scene.apply(&through("http://169.254.169.254")).await?;
+    not_ready(&scene, "early", "DestinationForbidden", &["169.254.169.254", "link-local"]).await?;
     // A server that is not there is none of this: it would have to be contacted.
-    let nobody = json!({"endpoint": "http://nobody.invalid:9000"});
-    scene.apply(&job(pod(), &|job| edit(job, "spec.destination.options", nobody.clone()))).await?;
-    scene.job_until("early", "to be Ready again", |job| ready(job, "True", "Ready").is_some()).await?;
+    scene.apply(&through("http://nobody.invalid:9000")).await?;
+    is_ready(&scene, "early").await?;
 
-    away.pod("box", BUSYBOX, |_| {}).await?;
-    scene.apply(&job(json!({"kind": "Pod", "name": "box", "namespace": away.namespace}), &|_| {})).await?;
-    let said = not_ready(&scene, "Forbidden", &["--clusterrole=backup-target", &away.namespace]).await?;
+    scene.apply(&early(json!({"kind": "Pod", "name": "box", "namespace": away.namespace}))).await?;
+    let said = not_ready(&scene, "early", "Forbidden", &["--clusterrole=backup-target", &away.namespace]).await?;
     let command = said.split("kubectl ").nth(1).with_context(|| format!("no command in {said:?}"))?;
     scene.installed.kubectl(&command.split_whitespace().collect::<Vec<_>>(), "").await?;
-    scene.job_until("early", "to be Ready with the right", |job| ready(job, "True", "Ready").is_some()).await?;
+    is_ready(&scene, "early").await?;
 
     // A workload without a Ready pod is one that a run waits for.
     let sleeping = json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "idle"},
@@ -74,11 +115,10 @@ async fn what_is_missing_is_said_before_the_first_run() -> Result<()> {
             "metadata": {"labels": {"app": "idle"}},
             "spec": {"containers": [{"name": "main", "image": BUSYBOX, "imagePullPolicy": "Never"}]}}}});
     scene.apply(&sleeping).await?;
-    scene.apply(&job(json!({"kind": "Deployment", "name": "idle"}), &|_| {})).await?;
-    scene.job_until("early", "to be Ready although nothing runs", |job| ready(job, "True", "Ready").is_some()).await?;
+    scene.apply(&early(json!({"kind": "Deployment", "name": "idle"}))).await?;
+    is_ready(&scene, "early").await?;
 
-    let runs = scene.api::<BackupRun>().list(&ListParams::default()).await?;
-    ensure!(runs.items.is_empty() && scene.objects().await?.is_empty(), "something ran: {:?}", runs.items);
+    nothing_ran(&scene).await?;
     away.end().await?;
     scene.end().await
 }

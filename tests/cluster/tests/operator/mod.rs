@@ -8,7 +8,6 @@ use anyhow::{Context, Result};
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::ListParams;
 use kube::{Api, Client};
-use std::net::SocketAddr;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -26,22 +25,6 @@ impl Operator {
     pub async fn now(installed: &Installed) -> Result<Self> {
         operator_ready(installed).await?;
         Ok(Self { client: installed.admin.clone() })
-    }
-
-    /// Restarts it so that it reaches the API server through `proxy`.
-    pub async fn behind(installed: &Installed, proxy: SocketAddr) -> Result<Behind<'_>> {
-        let host = format!("KUBERNETES_SERVICE_HOST={}", proxy.ip());
-        let port = format!("KUBERNETES_SERVICE_PORT={}", proxy.port());
-        let behind = Behind { installed };
-        let set = async {
-            kubectl(installed, &["set", "env", DEPLOYMENT, &host, &port]).await?;
-            rolled_out(installed).await
-        };
-        if let Err(error) = set.await {
-            behind.restored().await?;
-            return Err(error);
-        }
-        Ok(behind)
     }
 
     /// Changes the number of replicas, and waits until it is so.
@@ -71,20 +54,6 @@ impl Operator {
     }
 }
 
-/// An operator that talks to the API server through a proxy.
-pub struct Behind<'a> {
-    installed: &'a Installed,
-}
-
-impl Behind<'_> {
-    /// Lets it talk to the API server directly again.
-    pub async fn restored(self) -> Result<()> {
-        let unset = ["set", "env", DEPLOYMENT, "KUBERNETES_SERVICE_HOST-", "KUBERNETES_SERVICE_PORT-"];
-        kubectl(self.installed, &unset).await?;
-        rolled_out(self.installed).await
-    }
-}
-
 /// Status and body of a GET at the admin port of the replica that leads, and then of one that follows.
 pub async fn get_both(installed: &Installed, path: &str) -> Result<[(u16, String); 2]> {
     let leader = leader(installed).await?.context("nobody leads")?;
@@ -105,11 +74,6 @@ async fn get(address: &str, path: &str) -> Result<(u16, String)> {
     let status = answer.split(' ').nth(1).and_then(|word| word.parse().ok()).context("no status")?;
     let body = answer.split_once("\r\n\r\n").map_or("", |(_, body)| body);
     Ok((status, body.to_owned()))
-}
-
-async fn rolled_out(installed: &Installed) -> Result<()> {
-    kubectl(installed, &["rollout", "status", DEPLOYMENT, "--timeout=180s"]).await?;
-    operator_ready(installed).await
 }
 
 async fn kubectl(installed: &Installed, arguments: &[&str]) -> Result<()> {
