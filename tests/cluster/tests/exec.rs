@@ -149,7 +149,7 @@ async fn cancelling_or_dropping_a_capture_clears_the_container() {
     let capture = world.source(&pod, directory(endless)).open(cancel.clone()).await.unwrap();
     world.appears_in(&pod, "x").await;
     cancel.cancel();
-    let outcome = tokio::time::timeout(Duration::from_secs(10), drain(capture, Pace::Fast)).await.expect("it hangs");
+    let outcome = tokio::time::timeout(Duration::from_secs(30), drain(capture, Pace::Fast)).await.expect("it hangs");
     assert_eq!(outcome.failure().reason, Reason::CancelRequested);
     // The far end was waited for: nothing is left.
     assert_eq!(world.left_in(&pod), [] as [String; 0]);
@@ -204,7 +204,7 @@ async fn silence_is_a_stall_and_what_hangs_is_cleared_once_the_connection_is_gon
     let source = world.source_of(&tenants, &pod, dump, UID).with_times(hasty());
     let capture = source.open(CancellationToken::new()).await.unwrap();
     // Heartbeats every two seconds keep it from stalling.
-    let quiet = tokio::time::timeout(Duration::from_secs(8), drain(capture, Pace::Fast)).await;
+    let quiet = tokio::time::timeout(hasty().stall * 2, drain(capture, Pace::Fast)).await;
     assert!(quiet.is_err(), "ended without a reason");
     world.nothing_left_in(&pod, &[]).await;
 
@@ -343,7 +343,7 @@ async fn rights_and_targets_that_are_missing_are_named_with_what_mends_them() {
     };
     world.apply(&set("localhost/none:1", 1));
     let mut unready = world.resolve(WorkloadKind::StatefulSet, "set", None).await.unwrap_err();
-    for _ in 0..100 {
+    for _ in 0..600 {
         if unready.message.contains("ErrImageNeverPull") {
             break;
         }
@@ -374,7 +374,7 @@ async fn rights_and_targets_that_are_missing_are_named_with_what_mends_them() {
     assert_eq!(absent.reason, Reason::SecretNotFound);
     world.kubectl(&["delete", "rolebinding", "backup-runner", "-n", world.namespace.as_str()]);
     let mut refused = ubo::tenant::read_secret(client.clone(), &world.account(), "keys").await;
-    for _ in 0..100 {
+    for _ in 0..600 {
         if refused.is_err() {
             break;
         }

@@ -5,12 +5,13 @@ mod installed;
 mod scene;
 
 use anyhow::{Context, Result, ensure};
-use installed::until;
+use installed::{until, until_for};
 use k8s_openapi::api::core::v1::{Namespace, Pod};
 use kube::Api;
 use kube::api::ListParams;
 use scene::{BUSYBOX, SLEEP, Scene, edit};
 use serde_json::{Value, json};
+use std::time::Duration;
 use ubo::api::backup_job::{BackupJob, JobPhase};
 use ubo::api::backup_run::BackupRun;
 use ubo::api::names::{JobRef, Uid};
@@ -25,6 +26,9 @@ const STREAM: &str = "head -c 30000000 /dev/urandom; sleep 3601";
 const DIRECTORY: &str = "echo half > /backup/half; sleep 3602";
 /// What a run waits for that a test lets go on.
 const UNTIL_TOLD: &str = "until [ -e /go ]; do sleep 0.2; done; echo data";
+
+/// A namespace that is deleted in mid-run is gone by then, since nothing of ours holds it.
+const A_MINUTE: Duration = Duration::from_mins(1);
 
 /// Kills a pod as a node that fails does.
 async fn kill(scene: &Scene, pod: &str) -> Result<()> {
@@ -270,9 +274,8 @@ async fn a_namespace_deleted_in_mid_run_goes() -> Result<()> {
     in_the_middle(&scene, "stream-once", "sleep 3601").await?;
     let all: Api<Namespace> = Api::all(scene.installed.admin.clone());
     scene.installed.remove_namespace(&scene.namespace).await?;
-    until("the namespace to go", || async { Ok(all.get_opt(&scene.namespace).await?.is_none().then_some(())) })
-        .await
-        .context("a finalizer of ours holds it")?;
+    let gone = || async { Ok(all.get_opt(&scene.namespace).await?.is_none().then_some(())) };
+    until_for(A_MINUTE, "the namespace to go", gone).await.context("a finalizer of ours holds it")?;
     let pods: Api<Pod> = scene.api();
     ensure!(pods.list(&ListParams::default()).await?.items.is_empty(), "pods are left");
     let rest: Vec<_> = scene.objects().await?.into_iter().filter(|key| key.contains("/stream-once-")).collect();

@@ -65,6 +65,12 @@ async fn runs_are_made_watched_described_and_cancelled() -> Result<()> {
         ensure!(said.code == Some(0) && said.out.contains(word), "{said:?}");
     }
 
+    // A BackupJob's status is written after its run's.
+    for (name, health) in [("good", "True"), ("bad", "False")] {
+        scene
+            .kubectl(&["wait", &format!("bj/{name}"), &format!("--for=condition=Healthy={health}"), "--timeout=120s"])
+            .await?;
+    }
     let said = desk.backup(&["status"]).await?;
     ensure!(said.code == Some(1) && said.out.contains("good") && said.err.contains("bad: Healthy=False"), "{said:?}");
     let said = desk.backup(&["status", "good"]).await?;

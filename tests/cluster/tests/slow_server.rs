@@ -33,7 +33,7 @@ async fn two_hundred_megabytes_pass_five_per_second_in_bounded_memory() -> Resul
     proxy.limit(Some(5_000_000));
     let start = std::time::Instant::now();
     scene.apply(&job_through(&scene, "slow", DATA, &proxy.endpoint())).await?;
-    wait(&proxy, Duration::from_mins(1), |seen| seen.bytes_up > SIZE / 2).await?;
+    wait(&proxy, Duration::from_mins(3), |seen| seen.bytes_up > SIZE / 2).await?;
     let status = scene.ended("slow-once").await?;
     ensure!(start.elapsed() > Duration::from_secs(38), "was not slowed down: {:?}", start.elapsed());
     let peak = operator.peak()?;

@@ -164,8 +164,11 @@ async fn a_namespace_that_is_not_opted_in_says_how() -> Result<()> {
     failed(&status, "NamespaceNotOptedIn", &[&command])?;
     let said = not_ready(&scene, "early", "NamespaceNotOptedIn").await?;
     ensure!(said.contains(&command), "{said}");
-    let reasons = scene.event_reasons("early").await?;
-    ensure!(reasons.iter().any(|reason| reason == "NamespaceNotOptedIn"), "{reasons:?}");
+    until("an Event that says the same", || async {
+        let reasons = scene.event_reasons("early").await?;
+        Ok(reasons.iter().any(|reason| reason == "NamespaceNotOptedIn").then_some(()))
+    })
+    .await?;
 
     scene.opt_in().await?;
     scene.job_until("early", "to be Ready by itself", |job| ready(job, "True", "Ready").is_some()).await?;

@@ -112,7 +112,7 @@ impl World {
         let client = kube::Client::try_from(self.config.clone()).unwrap();
         let pods = Api::<Pod>::namespaced(client, self.namespace.as_str());
         let running = await_condition(pods, name, is_pod_running());
-        tokio::time::timeout(Duration::from_secs(90), running).await.expect("the pod does not run").unwrap();
+        tokio::time::timeout(Duration::from_mins(3), running).await.expect("the pod does not run").unwrap();
         self.resolve(WorkloadKind::Pod, name, None).await.unwrap()
     }
 
@@ -193,7 +193,7 @@ impl World {
 
     /// Waits until a file is in /backup.
     pub(crate) async fn appears_in(&self, pod: &ResolvedPod, file: &str) {
-        for _ in 0..60 {
+        for _ in 0..240 {
             if self.left_in(pod).iter().any(|name| name == file) {
                 return;
             }
@@ -205,7 +205,7 @@ impl World {
     /// Waits until nothing is left; `spared` are names that were there before.
     pub(crate) async fn nothing_left_in(&self, pod: &ResolvedPod, spared: &[&str]) {
         let mut left = Vec::new();
-        for _ in 0..60 {
+        for _ in 0..240 {
             left = self.left_in(pod);
             left.retain(|name| !spared.contains(&name.as_str()));
             if left.is_empty() {
@@ -255,7 +255,7 @@ pub(crate) fn directory(command: &str) -> Dump {
 
 /// Times for tests that wait for a stall.
 pub(crate) fn hasty() -> Times {
-    Times { stall: Duration::from_secs(4), ..Times::default() }
+    Times { stall: Duration::from_secs(6), ..Times::default() }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -306,7 +306,7 @@ pub(crate) async fn drain(mut capture: Capture, pace: Pace) -> Outcome {
 
 /// Waits for the first bytes and gives how many came.
 pub(crate) async fn begun(capture: &mut Capture) -> usize {
-    tokio::time::timeout(Duration::from_secs(30), capture.bytes.recv())
+    tokio::time::timeout(Duration::from_mins(2), capture.bytes.recv())
         .await
         .expect("nothing came")
         .map_or(0, |b| b.len())

@@ -19,8 +19,9 @@ use tokio::sync::OnceCell;
 use ubo::api::backup_job::BackupJob;
 use ubo::install;
 
-/// How long anything that should happen may take.
-pub const PATIENCE: Duration = Duration::from_mins(1);
+/// How long anything that should happen may take, on a machine that has more to do. What must come sooner is said where it is
+/// asserted.
+pub const PATIENCE: Duration = Duration::from_mins(2);
 /// Between two looks at what should happen.
 const PAUSE: Duration = Duration::from_millis(100);
 

@@ -37,6 +37,19 @@ pub struct Scene {
     pub installed: Installed,
     /// The test's own namespace.
     pub namespace: String,
+    ended: bool,
+}
+
+impl Drop for Scene {
+    /// A test that fails leaves its namespace to be looked at, and no backup at work in it: others wait for their turn.
+    fn drop(&mut self) {
+        if !self.ended {
+            let _ = std::process::Command::new(&self.installed.cluster.kubectl)
+                .args(["delete", "backupjobs", "--all", "--wait=false", "-n", &self.namespace])
+                .env("KUBECONFIG", &self.installed.cluster.kubeconfig)
+                .output();
+        }
+    }
 }
 
 impl Scene {
@@ -52,7 +65,7 @@ impl Scene {
         let installed = Installed::get().await?;
         operator_ready(&installed).await?;
         let namespace = installed.namespace(what).await?;
-        let scene = Self { installed, namespace };
+        let scene = Self { installed, namespace, ended: false };
         scene.secret("s3", &scene.keys()).await?;
         Ok(scene)
     }
@@ -309,8 +322,9 @@ impl Scene {
         Ok(events.items.into_iter().filter_map(|event| event.reason).collect())
     }
 
-    /// Ends the scene. A test that fails leaves its namespace to be looked at.
-    pub async fn end(self) -> Result<()> {
+    /// Ends the scene: its namespace goes.
+    pub async fn end(mut self) -> Result<()> {
+        self.ended = true;
         self.installed.remove_namespace(&self.namespace).await
     }
 }
@@ -322,7 +336,11 @@ pub async fn operator_ready(installed: &Installed) -> Result<()> {
         let deployment = api.get("operator").await?;
         let wanted = deployment.spec.and_then(|spec| spec.replicas);
         let status = deployment.status.unwrap_or_default();
-        if status.ready_replicas != wanted || status.updated_replicas != wanted {
+        // A status that is of the Deployment as it was before a change says nothing of it as it is.
+        if status.observed_generation < deployment.metadata.generation {
+            return Ok(None);
+        }
+        if [status.ready_replicas, status.updated_replicas, status.replicas] != [wanted; 3] {
             return Ok(None);
         }
         Ok(leader(installed).await?.map(drop))
