@@ -15,7 +15,7 @@ use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::Api;
-use kube::api::{DeleteParams, ListParams, LogParams, PostParams};
+use kube::api::{DeleteParams, ListParams, LogParams, Patch, PatchParams, PostParams};
 use operator::Operator;
 use rig::fault_proxy::FaultProxy;
 use scene::{BUSYBOX, Scene, TWO_LEASES, edit, kill_executor, kill_operator, operator_ready};
@@ -35,6 +35,10 @@ const UNTIL_TOLD: &str = "echo $$ >> /tmp/tried; echo begun; until test -e /tmp/
 /// The same by way of a directory, which must be as new for each attempt.
 const IN_A_DIRECTORY: &str = "echo $$ >> /tmp/tried; test ! -e /backup/part || exit 9; echo begun > /backup/part; until \
                               test -e /tmp/go; do sleep 1; done; echo whole > /backup/dump";
+
+/// A command around the work that notes itself in `/tmp/order`.
+const BEFORE: &str = "echo before >> /tmp/order; echo $$ > /tmp/hook; until test -e /tmp/go; do sleep 1; done";
+const AFTER: &str = "echo after >> /tmp/order";
 
 /// A scene with a pod `box`.
 async fn scene() -> Result<Scene> {
@@ -105,13 +109,13 @@ async fn a_crash_leaves_and_doubles_nothing_and_a_second_one_ends_the_run() -> R
     crashing.are_ended_by_the_next_crash().await?;
     away.is_claimed_once_when_it_is_forgotten().await?;
     // Whoever comes next waits until it is so.
-    away.scene.installed.kubectl(&catch_up("UBO_CATCH_UP_WINDOW-"), "").await?;
+    away.scene.installed.kubectl(&set_env("UBO_CATCH_UP_WINDOW-"), "").await?;
     crashing.scene.end().await?;
     away.scene.end().await
 }
 
-/// Two runs that crash: one by standard output, with an upload in parts under way, and one by way of a directory, on the
-/// same pod.
+/// Three runs that crash on the same pod: one by standard output, with an upload in parts under way, one by way of a
+/// directory, and one in the middle of its first hook.
 struct Crashing {
     scene: Scene,
     /// Who executes both.
@@ -127,10 +131,28 @@ impl Crashing {
         begun(&scene, 1).await?;
         scene.apply(&scene.job("folder", IN_A_DIRECTORY, retry)).await?;
         begun(&scene, 2).await?;
-        let first = executor(&scene, "stream-once").await?;
-        ensure!(first == executor(&scene, "folder-once").await?, "two processes start runs");
+        scene
+            .apply(&scene.job("hook", "echo work >> /tmp/order; echo data", |job| {
+                retry(job);
+                edit(job, "spec.strategy.before", json!({"command": BEFORE}));
+                edit(job, "spec.strategy.after", json!({"command": AFTER}));
+            }))
+            .await?;
+        let crashing = Self { first: executor(&scene, "stream-once").await?, scene };
+        crashing.hooks("before").await?;
+        let (scene, first) = (&crashing.scene, &crashing.first);
+        ensure!(*first == executor(scene, "folder-once").await?, "two processes start runs");
         ensure!(!scene.open_uploads()?.is_empty(), "no upload is open");
-        Ok(Self { scene, first })
+        Ok(crashing)
+    }
+
+    /// Waits until the hooks of the third run have done this.
+    async fn hooks(&self, wanted: &str) -> Result<()> {
+        until_for(TWO_LEASES, &format!("the hooks to do {wanted}"), || async {
+            let order = self.scene.exec("box", "cat /tmp/order 2> /dev/null || true").await?;
+            Ok((order.split_whitespace().collect::<Vec<_>>().join(" ") == wanted).then_some(()))
+        })
+        .await
     }
 
     /// The second attempts find a directory that holds nothing of the first ones (or end with 9).
@@ -145,7 +167,9 @@ impl Crashing {
         let dead: Vec<_> = scene.objects().await?.into_iter().filter(|key| key.contains("-1/")).collect();
         let uploads: Vec<_> = scene.open_uploads()?.into_iter().filter(|key| key.contains("-1/")).collect();
         ensure!(dead.is_empty() && uploads.is_empty(), "the dead attempts left {dead:?} {uploads:?}");
-        for run in ["stream-once", "folder-once"] {
+        // `after` ran though nobody was left who could ask for it, and before the next attempt began.
+        self.hooks("before after before").await?;
+        for run in ["stream-once", "folder-once", "hook-once"] {
             let status = scene.at_work(run).await?;
             ensure!(reasons(&status) == ["OperatorRestarted", "open"], "{status:?}");
         }
@@ -155,7 +179,7 @@ impl Crashing {
     async fn are_ended_by_the_next_crash(&self) -> Result<()> {
         let scene = &self.scene;
         kill_executor(&scene.installed, &executor(scene, "folder-once").await?).await?;
-        for run in ["stream-once", "folder-once"] {
+        for run in ["stream-once", "folder-once", "hook-once"] {
             let api: Api<BackupRun> = scene.api();
             let status = until_for(TWO_LEASES, &format!("run {run} to be over"), || async {
                 Ok(api.get(run).await?.status.filter(|status| status.phase.is_final()))
@@ -169,17 +193,19 @@ impl Crashing {
         for attempt in 1..=4 {
             gone(scene, attempt).await?;
         }
+        self.hooks("before after before after").await?;
+        scene.exec("box", "! kill -0 $(cat /tmp/hook) 2> /dev/null").await?;
         until("the directory to be empty", || async {
             Ok(scene.exec("box", "ls -A /backup 2> /dev/null || true").await?.trim().is_empty().then_some(()))
         })
         .await?;
-        ensure!(runs(scene).await?.len() == 2, "a run was doubled");
+        ensure!(runs(scene).await?.len() == 3, "a run was doubled");
         Ok(())
     }
 }
 
-/// Arguments of kubectl that change how long missed ticks are spread, or let it be as it is installed.
-fn catch_up(word: &'static str) -> [&'static str; 6] {
+/// Arguments of kubectl that set a variable of the operator's, or let it be as it is installed.
+fn set_env(word: &'static str) -> [&'static str; 6] {
     ["-n", "backup-system", "set", "env", "deployment/operator", word]
 }
 
@@ -202,7 +228,7 @@ impl Away {
         let installed = &scene.installed;
         let operator = Operator::now(installed).await?;
         // What was missed is made up for at once, and not within ten minutes.
-        installed.kubectl(&catch_up("UBO_CATCH_UP_WINDOW=0"), "").await?;
+        installed.kubectl(&set_env("UBO_CATCH_UP_WINDOW=0"), "").await?;
         operator.scale(installed, 0).await?;
 
         // Due every hour, the last time a few minutes ago: no tick falls into the test.
@@ -267,15 +293,18 @@ impl Away {
     }
 }
 
+/// Two updates: one that waits for what is at work, and one whose patience is short.
 #[tokio::test]
-async fn an_update_lets_what_is_at_work_end_where_it_works() -> Result<()> {
+async fn an_update_lets_what_is_at_work_end_where_it_works_or_cancels_it_in_time() -> Result<()> {
     let _alone = STAGE.lock().await;
     let scene = scene().await?;
     scene.apply(&scene.job("patient", UNTIL_TOLD, |_| {})).await?;
     begun(&scene, 1).await?;
     let first = executor(&scene, "patient-once").await?;
     let installed = &scene.installed;
-    installed.kubectl(&["-n", "backup-system", "rollout", "restart", "deployment/operator"], "").await?;
+    lead_is_lost_and_found(installed).await?;
+    ensure!(executor(&scene, "patient-once").await? == first, "it was taken away with the lead");
+    installed.kubectl(&set_env("UBO_SHUTDOWN_GRACE_SECONDS=3"), "").await?;
     let pods: Api<Pod> = Api::namespaced(installed.admin.clone(), "backup-system");
     let old = first.rsplit_once('-').map(|(pod, _)| pod).context("an instance")?;
     // That its pod is to go is not enough: the signal comes a moment later.
@@ -300,7 +329,39 @@ async fn an_update_lets_what_is_at_work_end_where_it_works() -> Result<()> {
     ensure!(second.executor != status.executor, "begun by an operator that was to end: {second:?}");
     // Its work done, it goes, and takes its Lease along.
     buried(&scene, &first).await?;
+    impatient(&scene).await?;
     scene.end().await
+}
+
+/// Somebody else writes himself into the scheduling Lease, and is not heard of any more.
+async fn lead_is_lost_and_found(installed: &installed::Installed) -> Result<()> {
+    let leases: Api<Lease> = Api::namespaced(installed.admin.clone(), "backup-system");
+    let stolen = json!({"spec": {"holderIdentity": "nobody", "leaseDurationSeconds": 15}});
+    leases.patch("ubo-scheduler", &PatchParams::default(), &Patch::Merge(&stolen)).await?;
+    until("somebody to lead again", || async {
+        let holder = leases.get("ubo-scheduler").await?.spec.and_then(|spec| spec.holder_identity);
+        Ok(holder.is_some_and(|holder| holder != "nobody").then_some(()))
+    })
+    .await
+}
+
+/// Told to end, and given three seconds: the run is cancelled, and another process begins it anew.
+async fn impatient(scene: &Scene) -> Result<()> {
+    let installed = &scene.installed;
+    scene.exec("box", "rm /tmp/go /tmp/tried").await?;
+    scene.apply(&scene.job("cancelled", IN_A_DIRECTORY, |_| {})).await?;
+    begun(scene, 1).await?;
+    let first = executor(scene, "cancelled-once").await?;
+    installed.kubectl(&set_env("UBO_SHUTDOWN_GRACE_SECONDS-"), "").await?;
+    begun(scene, 2).await?;
+    gone(scene, 1).await?;
+    may_go(scene).await?;
+    let status = scene.ended("cancelled-once").await?;
+    ensure!(status.phase == Phase::Succeeded && reasons(&status) == ["OperatorShutdown", "Succeeded"], "{status:?}");
+    ensure!(status.executor.as_deref() != Some(&first), "{status:?}");
+    let dead: Vec<_> = scene.objects().await?.into_iter().filter(|key| key.contains("/cancelled-")).collect();
+    ensure!(dead.iter().all(|key| key.contains("-2/") || key.ends_with("/owner.json")), "{dead:?}");
+    operator_ready(installed).await
 }
 
 /// One operator behind a proxy for both: its connections are cut, and it lives on; then it cannot be heard any more.

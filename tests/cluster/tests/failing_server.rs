@@ -11,10 +11,13 @@ mod through;
 
 use anyhow::{Context, Result, ensure};
 use futures::future::try_join_all;
-use rig::fault_proxy::{Fault, Rule, Which};
+use installed::until;
+use rig::fault_proxy::{Fault, FaultProxy, Rule, Which};
 use scene::{BUSYBOX, Scene, edit};
 use serde_json::json;
 use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
 use through::{DATA, is_whole, job_through, proxy, with_data};
 use ubo::destination::address::Address;
 use ubo::destination::build::build;
@@ -69,6 +72,36 @@ async fn a_part_that_arrives_as_another_one_is_refused_and_the_run_tried_again()
     let objects = scene.objects().await?;
     ensure!(!objects.iter().any(|key| key.contains("-1/")), "{objects:?}");
     ensure!(scene.open_uploads()?.is_empty(), "uploads left: {:?}", scene.open_uploads());
+    scene.end().await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_hangs_is_waited_for_and_who_cancels_does_not_wait_for_it() -> Result<()> {
+    let (scene, digest) = with_data(30_000_000).await?;
+    let hangs = || Rule::new(Which::Nth(2), Fault::Stall).method("PUT").containing("partNumber=");
+    let stalled = async |name: &str| -> Result<Arc<FaultProxy>> {
+        let proxy = Arc::new(proxy(&scene)?);
+        proxy.rule(hangs());
+        scene.apply(&job_through(&scene, name, DATA, &proxy.endpoint())).await?;
+        let asked = Arc::clone(&proxy);
+        tokio::task::spawn_blocking(move || asked.wait(Duration::from_mins(1), |seen| seen.faults > 0)).await??;
+        Ok(proxy)
+    };
+    let (patient, impatient) = tokio::try_join!(stalled("patient"), stalled("impatient"))?;
+    let cancel = json!({"spec": {"cancel": true}}).to_string();
+    scene.kubectl(&["patch", "br", "impatient-once", "--type=merge", "-p", &cancel]).await?;
+    let status = scene.ended("impatient-once").await?;
+    ensure!(status.phase == Phase::Cancelled, "{status:?}");
+    patient.release();
+    let status = scene.ended("patient-once").await?;
+    ensure!(status.attempts.len() == 1, "{status:?}");
+    is_whole(&scene, &status, &digest).await?;
+    // What hung is let go: it must not become an upload again.
+    impatient.release();
+    until("no upload to be open", || async { Ok(scene.open_uploads()?.is_empty().then_some(())) }).await?;
+    let left: Vec<_> = scene.objects().await?.into_iter().filter(|key| key.contains("/impatient-once-")).collect();
+    ensure!(left.is_empty(), "{left:?}");
+    scene.no_process("box", "/tmp/data").await?;
     scene.end().await
 }
 

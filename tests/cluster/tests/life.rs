@@ -322,3 +322,28 @@ async fn a_late_write_takes_back_no_tick() -> Result<()> {
     ensure!(stored().await? == Some(late.parse()?), "another object was marked");
     scene.end().await
 }
+
+#[tokio::test]
+async fn a_run_that_takes_too_long_is_ended_whatever_it_was_doing() -> Result<()> {
+    let scene = Scene::new("life").await?;
+    scene.pod("box", BUSYBOX, |_| {}).await?;
+    let limited = |name: &str, command: &str, retry: Value| {
+        scene.job(name, command, |job| {
+            edit(job, "spec.activeDeadlineSeconds", json!(6));
+            edit(job, "spec.retry", retry);
+        })
+    };
+    let jobs = [
+        limited("works", STREAM, json!({"limit": 0})),
+        // Each attempt is short, and there could be many: all of them together count.
+        limited("tries", "exit 3", json!({"limit": 20, "backoffSeconds": 1})),
+    ];
+    let statuses = scene.back_up_all(&jobs).await?;
+    for status in &statuses {
+        ensure!(status.phase == Phase::Failed && status.reason.as_deref() == Some("DeadlineExceeded"), "{status:?}");
+    }
+    ensure!(statuses[0].attempts.len() == 1 && statuses[1].attempts.len() > 1, "{statuses:?}");
+    scene.no_process("box", "sleep 3601").await?;
+    scene.nothing_left().await?;
+    scene.end().await
+}
