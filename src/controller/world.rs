@@ -26,6 +26,7 @@ use std::sync::Arc;
 mod duty;
 mod readiness;
 mod runs;
+mod slim;
 mod ticks;
 
 pub use runs::run_identity;
@@ -98,7 +99,7 @@ impl World {
         if self.jobs.get(&reference).is_some_and(|known| known.uid != uid) {
             self.delete_job(&reference); // replaced: what belonged to the old object ends
         }
-        let object = Arc::new(object);
+        let object = Arc::new(slim::job(object));
         let changed = self.jobs.get(&reference).is_none_or(|known| {
             known.object.metadata.generation != object.metadata.generation
                 || known.object.metadata.deletion_timestamp != object.metadata.deletion_timestamp

@@ -1,6 +1,6 @@
 //! **P** Runs: which of them get a task, a wish to stop, their finalizer taken off, or are no longer kept.
 
-use super::{Action, Job, World};
+use super::{Action, Job, World, slim};
 use crate::api::FINALIZER_RUN;
 use crate::api::backup_run::BackupRun;
 use crate::api::names::{JobRef, Namespace, RunName, Uid};
@@ -34,7 +34,7 @@ impl World {
                 known.status.consecutive_failures = Some(if succeeded { 0 } else { failures.saturating_add(1) });
             }
         }
-        self.runs.entry(job.clone()).or_default().insert(key.name, Arc::new(run));
+        self.runs.entry(job.clone()).or_default().insert(key.name, Arc::new(slim::run(run)));
         self.dirty.insert(job);
     }
 

@@ -1,6 +1,7 @@
 //! **A** The operator's own image: `Containerfile`, by buildah, without a registry.
 
 use crate::command::{logged, output};
+use crate::elf::Elf;
 use crate::images::ctr_import;
 use crate::place::{Place, hex};
 use crate::process::Record;
@@ -37,6 +38,10 @@ pub fn build(place: &Place, report: &Report, release: bool) -> Result<PathBuf> {
     let stripped = context.join("ubo");
     // Debug information is most of a development build; the file in target/ keeps it.
     output(Command::new("strip").arg("-o").arg(&stripped).arg(binary(place, release)))?;
+    let program = fs::read(&stripped).with_context(|| format!("cannot read {}", stripped.display()))?;
+    Elf::read(&program)
+        .and_then(Elf::check)
+        .with_context(|| format!("{} cannot go into the image", stripped.display()))?;
     fs::copy(BUNDLE, context.join("ca-certificates.crt")).with_context(|| format!("cannot copy {BUNDLE}"))?;
 
     let mut hash = Sha256::new();

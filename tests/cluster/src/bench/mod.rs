@@ -10,6 +10,9 @@ use rig::Cluster;
 use rig::example::Example;
 use serde_json::{Value, json};
 
+mod copy;
+mod kubectl;
+mod operator;
 mod schedule;
 
 /// What can be measured.
@@ -17,6 +20,8 @@ mod schedule;
 pub enum Part {
     /// 1,000 BackupJobs due in one minute beside 1,000 CronJobs, and memory for 10,000
     Schedule,
+    /// A copy by exec beside `kubectl exec … tar c`, and memory for one run of 5 GiB and for four at once
+    Copy,
 }
 
 /// How it is printed.
@@ -69,15 +74,80 @@ impl Table {
     }
 }
 
-/// Brings the cluster up where it is not, with the operator as it is released, and measures.
-pub fn bench(place: &Place, report: &Report, part: Part, output: Output, debug: bool) -> Result<()> {
+/// What the operator is held to.
+pub struct Goal {
+    /// Of what.
+    what: String,
+    /// What came out.
+    measured: f64,
+    /// The most that it may be.
+    limit: f64,
+    /// Of both numbers.
+    unit: &'static str,
+}
+
+impl Goal {
+    fn new(what: &str, measured: f64, limit: f64, unit: &'static str) -> Self {
+        Self { what: what.to_owned(), measured, limit, unit }
+    }
+
+    /// What is not a number is not met.
+    fn is_met(&self) -> bool {
+        self.measured <= self.limit
+    }
+
+    fn row(&self) -> Vec<String> {
+        let number = |number: f64| format!("{number:.2} {}", self.unit).trim_end().to_owned();
+        let verdict = if self.is_met() { "ok" } else { "MISSED" };
+        vec![self.what.clone(), number(self.measured), format!("<= {}", number(self.limit)), verdict.to_owned()]
+    }
+
+    fn json(&self) -> Value {
+        json!({"what": self.what, "measured": self.measured, "limit": self.limit, "unit": self.unit, "met": self.is_met()})
+    }
+}
+
+/// All that a part gives.
+pub struct Measured {
+    tables: Vec<Table>,
+    goals: Vec<Goal>,
+}
+
+impl Measured {
+    fn text(&self) -> String {
+        let goals = Table {
+            title: "goals".into(),
+            columns: vec!["what", "measured", "goal", ""],
+            rows: self.goals.iter().map(Goal::row).collect(),
+        };
+        self.tables.iter().chain([&goals]).map(Table::text).collect::<Vec<_>>().join("\n\n")
+    }
+
+    fn json(&self) -> Value {
+        let tables: Vec<_> = self.tables.iter().map(Table::json).collect();
+        json!({"tables": tables, "goals": self.goals.iter().map(Goal::json).collect::<Vec<_>>()})
+    }
+}
+
+fn in_mib(bytes: u64) -> f64 {
+    #[expect(clippy::cast_precision_loss, reason = "to read; exact up to 8 PiB")]
+    let bytes = bytes as f64;
+    bytes / f64::from(1 << 20)
+}
+
+fn mib(bytes: u64) -> String {
+    format!("{:.1} MiB", in_mib(bytes))
+}
+
+/// Brings the cluster up where it is not, with the operator as it is released, and measures. Whether all goals were met.
+pub fn bench(place: &Place, report: &Report, part: Part, output: Output, debug: bool) -> Result<bool> {
     up::up(place, report, false)?;
     operator_image::refresh(place, report, !debug)?;
     let variables = status::variables(place)?;
     let find = |name: &str| variables.iter().find(|(known, _)| *known == name).map(|(_, value)| value.clone());
     let mut cluster = Cluster::from_variables(find)?;
     cluster.ubo = operator_image::binary(place, !debug);
-    let tables = netns::inside(place, || {
+    let measured = netns::inside(place, || {
         let example = Example::new(&cluster);
         report.step("the operator, installed and started anew", || {
             example.install()?;
@@ -85,13 +155,14 @@ pub fn bench(place: &Place, report: &Report, part: Part, output: Output, debug: 
         })?;
         match part {
             Part::Schedule => schedule::measure(&cluster, report),
+            Part::Copy => copy::measure(&cluster, report),
         }
     })?;
     match output {
-        Output::Text => println!("{}", tables.iter().map(Table::text).collect::<Vec<_>>().join("\n\n")),
-        Output::Json => println!("{:#}", json!(tables.iter().map(Table::json).collect::<Vec<_>>())),
+        Output::Text => println!("{}", measured.text()),
+        Output::Json => println!("{:#}", measured.json()),
     }
-    Ok(())
+    Ok(measured.goals.iter().all(Goal::is_met))
 }
 
 #[cfg(test)]
@@ -107,5 +178,17 @@ mod tests {
         };
         assert_eq!(table.text(), "lateness\nwho          p50\nours       0.1 s\nCronJobs  58.0 s");
         assert_eq!(table.json()["rows"][1], json!({"who": "CronJobs", "p50": "58.0 s"}));
+    }
+    #[test]
+    fn a_goal_that_is_missed_is_said() {
+        let met = Goal::new("a ratio", 0.98, 1.0, "");
+        assert_eq!(met.row(), ["a ratio", "0.98", "<= 1.00", "ok"]);
+        assert!(met.is_met() && Goal::new("just so", 64.0, 64.0, "MiB").is_met());
+        let missed = Goal::new("memory", 64.5, 64.0, "MiB");
+        assert_eq!(missed.row(), ["memory", "64.50 MiB", "<= 64.00 MiB", "MISSED"]);
+        assert!(!Goal::new("nothing came", f64::NAN, 1.0, "").is_met());
+        let measured = Measured { tables: Vec::new(), goals: vec![met, missed] };
+        assert_eq!(measured.json()["goals"][1]["met"], json!(false));
+        assert!(measured.text().contains("MISSED"));
     }
 }
