@@ -8,6 +8,30 @@ use std::process::{Command, Stdio};
 /// So many lines of a log are shown when the step fails.
 const TAIL: usize = 25;
 
+/// What `cargo run` sets for the program that it runs, which is the rig, and what build scripts look at: a Cargo that
+/// inherits them takes `ring`, and with it half of the tree, for changed.
+const OF_THE_RIG: [&str; 9] = [
+    "CARGO_MANIFEST_DIR",
+    "CARGO_MANIFEST_LINKS",
+    "CARGO_MANIFEST_PATH",
+    "CARGO_PKG_NAME",
+    "CARGO_PKG_VERSION",
+    "CARGO_PKG_VERSION_MAJOR",
+    "CARGO_PKG_VERSION_MINOR",
+    "CARGO_PKG_VERSION_PATCH",
+    "CARGO_PKG_VERSION_PRE",
+];
+
+/// Cargo as a person starts it, in the checkout.
+pub fn cargo(checkout: &Path) -> Command {
+    let mut cargo = Command::new("cargo");
+    for name in OF_THE_RIG {
+        cargo.env_remove(name);
+    }
+    cargo.current_dir(checkout);
+    cargo
+}
+
 /// Runs `command` with its output in `log` (made anew). An exit code other than 0 is an error with the log's last lines.
 pub fn logged(command: &mut Command, log: &Path) -> Result<()> {
     let file = File::create(log).with_context(|| format!("cannot make {}", log.display()))?;

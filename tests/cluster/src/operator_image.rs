@@ -1,6 +1,6 @@
 //! **A** The operator's own image: `Containerfile`, by buildah, without a registry.
 
-use crate::command::{logged, output};
+use crate::command::{cargo, logged, output};
 use crate::elf::Elf;
 use crate::images::ctr_import;
 use crate::place::{Place, hex};
@@ -25,8 +25,8 @@ pub fn binary(place: &Place, release: bool) -> PathBuf {
 pub fn build(place: &Place, report: &Report, release: bool) -> Result<PathBuf> {
     report.step("the operator: cargo build", || {
         // No package is named: for one alone, Cargo would choose other features than for `cargo build`, and build twice.
-        let mut cargo = Command::new("cargo");
-        cargo.current_dir(&place.checkout).args(["build", "--bin", "ubo"]);
+        let mut cargo = cargo(&place.checkout);
+        cargo.args(["build", "--bin", "ubo"]);
         cargo.arg("--target-dir").arg(&place.target);
         if release {
             cargo.arg("--release");

@@ -11,7 +11,7 @@
 //! same dependencies and build them again.
 
 use crate::clusters;
-use crate::command::output;
+use crate::command::{self, output};
 use crate::place::{CLUSTERS, Place};
 use crate::report::{Report, Stopwatch};
 use crate::tally::{Tally, libtest};
@@ -230,7 +230,7 @@ fn suite(tally: &mut Tally, name: &str, command: &mut Command) -> Result<()> {
 }
 
 fn cargo(place: &Place, words: &[&str]) -> Command {
-    let mut cargo = Command::new("cargo");
-    cargo.current_dir(&place.checkout).env("CARGO_TARGET_DIR", &place.target).args(words);
+    let mut cargo = command::cargo(&place.checkout);
+    cargo.env("CARGO_TARGET_DIR", &place.target).args(words);
     cargo
 }

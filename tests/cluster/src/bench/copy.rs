@@ -128,7 +128,7 @@ impl Bench<'_> {
             [("one stream", vec!["one"], BLOCKS[0], MEMORY[0]), ("four streams at once", four, BLOCKS[1], MEMORY[1])]
         {
             let what = format!("{what} of {} MiB", blocks * BLOCK);
-            let (row, above) = report.step(&what, || self.memory(&mut runs, &what, &jobs))?;
+            let (row, above) = report.step(&what, || self.memory(&mut runs, &what, &jobs, blocks))?;
             memory.push(row);
             goals.push(Goal::new(&format!("memory above rest, {what}"), super::in_mib(above), limit, "MiB"));
         }
@@ -142,7 +142,7 @@ impl Bench<'_> {
     }
 
     /// What the runs of these jobs take above what the process had at rest, and the row that says so.
-    fn memory(&self, runs: &mut Runs<'_>, what: &str, jobs: &[&str]) -> Result<(Vec<String>, u64)> {
+    fn memory(&self, runs: &mut Runs<'_>, what: &str, jobs: &[&str], blocks: usize) -> Result<(Vec<String>, u64)> {
         let processes = Operator::of(self.kubectl.cluster).fresh()?;
         let took = runs.run(jobs)?;
         let mut most: Option<(u64, u64, &Process)> = None;
@@ -156,7 +156,7 @@ impl Bench<'_> {
         let (above, peak, process) = most.context("no process of the operator")?;
         let seconds = took.iter().map(|took| took.created).fold(0.0, f64::max);
         let (read, stored) = took.iter().fold((0, 0), |sum, took| (sum.0 + took.read, sum.1 + took.stored));
-        let wanted = jobs.len() * (if jobs.len() == 1 { BLOCKS[0] } else { BLOCKS[1] }) * BLOCK << 20;
+        let wanted = (jobs.len() * blocks * BLOCK) << 20;
         ensure!(read == wanted as u64, "{read} bytes were read instead of {wanted}");
         let row = vec![
             what.to_owned(),
