@@ -111,6 +111,8 @@ reasons! {
     SourceUnavailable: Transient,
     /// Part of the source could not be read; what could is kept.
     SourceIncomplete: Permanent,
+    /// Some pods of the target were not Ready or could not be backed up; the others are kept.
+    PodsMissing: Permanent,
     /// Files changed or vanished while they were read, and `onChange` is `Fail`.
     FilesChanged: Permanent,
     /// The files of a database that runs were copied: they belong to no one moment.

@@ -4,7 +4,7 @@ use crate::api::names::Namespace;
 use crate::error::{Failure, Reason};
 use crate::tenant::{Account, code, unavailable};
 use crate::validate::{Target, WorkloadKind};
-use choose::{Candidates, DEFAULT_CONTAINER, candidates, first_ready, newest_first, readiness};
+use choose::{Candidates, DEFAULT_CONTAINER, candidates, each, first_ready, newest_first, readiness};
 use k8s_openapi::api::apps::v1::{DaemonSet, Deployment, ReplicaSet, StatefulSet};
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
@@ -51,6 +51,68 @@ pub async fn resolve(client: Client, account: &Account, target: &Target) -> Resu
     in_pod(target, &pod)
 }
 
+/// Pods of one run, at most: each is an entry of the manifest, and two objects in the run's status, which takes 1,000.
+pub const EACH_LIMIT: usize = 500;
+
+/// Finds every pod of a workload, in the order in which they are read. For one that cannot be read, or that is not there
+/// though the workload should have it, there is the reason why ([`Reason::TargetNotReady`], [`Reason::ContainerNotFound`]).
+/// At least one can be read.
+///
+/// # Errors
+/// As [`resolve`]; and [`Reason::InvalidSpec`] where there are more than [`EACH_LIMIT`].
+pub async fn resolve_each(client: Client, account: &Account, target: &Target) -> Result<Vec<EachPod>, Failure> {
+    let look = Look { client, account, target };
+    each_of(target, look.candidates().await?)
+}
+
+/// One pod of several: its name, and where to read it, or why it cannot be read.
+pub type EachPod = (String, Result<ResolvedPod, Failure>);
+
+fn each_of(target: &Target, candidates: Candidates) -> Result<Vec<EachPod>, Failure> {
+    let pods = each(target, candidates)?;
+    if pods.len() > EACH_LIMIT {
+        let message = format!(
+            "spec.target.pods: {} {} has {} pods, and one run takes at most {EACH_LIMIT}: narrow them with              spec.target.podSelector, in several BackupJobs",
+            target.kind.as_str(),
+            target.name,
+            pods.len()
+        );
+        return Err(Failure::new(Reason::InvalidSpec, message));
+    }
+    let resolved = pods.into_iter().map(|(name, pod)| (name, pod.and_then(|pod| in_pod(target, &pod))));
+    let resolved: Vec<EachPod> = resolved.collect();
+    match resolved.iter().find_map(|(_, pod)| pod.as_ref().err()) {
+        // Ready, and not one of them has the container.
+        Some(failure) if resolved.iter().all(|(_, pod)| pod.is_err()) => Err(failure.clone()),
+        _ => Ok(resolved),
+    }
+}
+
+/// Looks at a pod again that was found a while ago: it must be the same one, and Ready. As it is now.
+///
+/// # Errors
+/// [`Reason::TargetGone`], [`Reason::TargetNotReady`], [`Reason::Forbidden`], [`Reason::ClusterUnavailable`].
+pub async fn find_again(client: &Client, account: &Account, before: &ResolvedPod) -> Result<ResolvedPod, Failure> {
+    let pods = Api::<Pod>::namespaced(client.clone(), before.namespace.as_str());
+    let now = pods.get_opt(&before.pod).await.map_err(|e| match code(&e) {
+        Some(403) => account.forbidden("get pods", before.namespace.as_str()),
+        _ => unavailable(&format!("get pod {}/{}", before.namespace, before.pod), &e),
+    })?;
+    still(before, now.as_ref())
+}
+
+fn still(before: &ResolvedPod, now: Option<&Pod>) -> Result<ResolvedPod, Failure> {
+    let Some(now) = now.filter(|now| now.uid().as_deref() == Some(&before.uid)) else {
+        let message = format!("pod {}/{} went away before its turn came", before.namespace, before.pod);
+        return Err(Failure::new(Reason::TargetGone, message));
+    };
+    readiness(now).map_err(|why| {
+        let message = format!("pod {}/{} was not Ready when its turn came: it {why}", before.namespace, before.pod);
+        Failure::new(Reason::TargetNotReady, message)
+    })?;
+    Ok(ResolvedPod { container_id: container_id(now, &before.container), ..before.clone() })
+}
+
 /// Looks at the cluster with an account's rights.
 struct Look<'a> {
     client: Client,
@@ -87,11 +149,13 @@ impl Look<'_> {
 
     /// The pods of the workload that the target names.
     async fn candidates(&self) -> Result<Candidates, Failure> {
+        let mut first = 0;
         let (uid, selector, replicas) = match self.target.kind {
             WorkloadKind::Pod => return Err(not_found(self.target)),
             WorkloadKind::StatefulSet => {
                 let found = self.named::<StatefulSet>("get statefulsets").await?;
                 let spec = found.spec.clone().unwrap_or_default();
+                first = spec.ordinals.as_ref().and_then(|ordinals| ordinals.start).unwrap_or(0);
                 (found.uid(), spec.selector, spec.replicas.unwrap_or(1))
             }
             WorkloadKind::ReplicaSet => {
@@ -110,11 +174,11 @@ impl Look<'_> {
                 let sets = self.listed::<ReplicaSet>("list replicasets", &spec.selector).await?;
                 let owners = newest_first(found.uid().as_deref(), sets);
                 let pods = self.listed("list pods", &spec.selector).await?;
-                return Ok(candidates(self.target, &owners, pods, spec.replicas.unwrap_or(1)));
+                return Ok(candidates(self.target, &owners, pods, spec.replicas.unwrap_or(1), first));
             }
         };
         let pods = self.listed("list pods", &selector).await?;
-        Ok(candidates(self.target, &[uid.unwrap_or_default()], pods, replicas))
+        Ok(candidates(self.target, &[uid.unwrap_or_default()], pods, replicas, first))
     }
 }
 

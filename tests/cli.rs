@@ -6,6 +6,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use tempfile::TempDir;
 
+#[path = "cli/each.rs"]
+mod each;
+
 /// A folder with something to back up, and a place to put it.
 struct Scene {
     folder: TempDir,

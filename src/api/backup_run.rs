@@ -102,7 +102,7 @@ pub struct BackupRunStatus {
     /// Exit code of the command, where one ran to its end.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub exit_code: Option<i32>,
-    /// Pod that was read.
+    /// Pod that was read; with `pods: Each` all that were, in order, or as many of their names as there is room for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 253))]
     pub pod: Option<String>,
@@ -183,7 +183,7 @@ pub struct DestinationStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 256))]
     pub foreign_owner: Option<String>,
-    /// What lies in it, manifest apart.
+    /// What lies in it, manifest apart; at most 1,000 objects, the manifest names all.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 1000), extend("x-kubernetes-list-type" = "atomic"))]
     pub objects: Vec<ObjectStatus>,
@@ -193,8 +193,8 @@ pub struct DestinationStatus {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ObjectStatus {
-    /// File name below the folder. Example: `dump.zst`.
-    #[schemars(length(max = 253))]
+    /// Name below the folder: `dump.zst`, or `web-0/dump.zst` where each pod has a folder of its own.
+    #[schemars(length(max = 512))]
     pub name: String,
     /// Size in bytes.
     pub size: i64,

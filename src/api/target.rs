@@ -68,7 +68,7 @@ pub struct TargetSpec {
     #[schemars(length(min = 1, max = 63))]
     pub container: Option<String>,
     /// Which pods of a workload: `First` (the first Ready one, by ordinal or age; the run's status says which it was)
-    /// or `Each` (one archive per pod). Default: `First`.
+    /// or `Each` (one archive per pod, at most 500 pods; a run that lacks one is `Incomplete`). Default: `First`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pods: Option<PodChoice>,
     /// Narrows the pods of a workload by their labels: a replica instead of the primary, for instance. Default: no

@@ -5,20 +5,22 @@ use crate::clock::Clock;
 use crate::destination::Destination;
 use crate::destination::build::{build_within, limited};
 use crate::error::{Failure, Reason};
+use crate::repository::manifest::pods::shown_names;
 use crate::run::AttemptId;
-use crate::run::backup::back_up;
+use crate::run::backup::{Member, back_up, back_up_each};
 use crate::run::ports::{Executor, Prepared};
 use crate::run::recover::recover;
 use crate::run::report::{Plan, Progress, Recovered, Report};
+use crate::source::Source;
 use crate::source::exec::ExecSource;
 use crate::source::hidden::Hidden;
-use crate::target::{ResolvedPod, resolve};
+use crate::target::{EachPod, ResolvedPod, resolve, resolve_each};
 use crate::tenant::{Account, Tenants, read_secret};
-use crate::validate::ValidatedJob;
+use crate::validate::{Pods, Target, ValidatedJob};
 use async_trait::async_trait;
 use kube::Client;
-use serde_json::json;
-use std::collections::BTreeMap;
+use serde_json::{Value, json};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 
@@ -35,12 +37,35 @@ pub(super) struct ExecExecutor {
 struct ExecAttempt {
     tenants: Tenants,
     account: Account,
-    pod: ResolvedPod,
+    pods: Found,
     job: ValidatedJob,
     destination: Arc<dyn Destination>,
     /// What the Secret holds: never to be written down.
     hidden: Hidden,
     clock: Arc<dyn Clock>,
+}
+
+/// What a target turned out to be.
+enum Found {
+    First(ResolvedPod),
+    Each(Vec<EachPod>),
+}
+
+impl Found {
+    async fn look(client: Client, account: &Account, target: &Target) -> Result<Self, Failure> {
+        match target.pods {
+            Pods::First => resolve(client, account, target).await.map(Self::First),
+            Pods::Each => resolve_each(client, account, target).await.map(Self::Each),
+        }
+    }
+
+    /// Those that can be read.
+    fn pods(&self) -> Vec<&ResolvedPod> {
+        match self {
+            Self::First(pod) => vec![pod],
+            Self::Each(pods) => pods.iter().filter_map(|(_, pod)| pod.as_ref().ok()).collect(),
+        }
+    }
 }
 
 #[async_trait]
@@ -49,9 +74,14 @@ impl Executor for ExecExecutor {
         let account = account(job);
         let client = self.tenants.client_of(&account).await?;
         self.destination(client.clone(), &account, job).await?;
-        match resolve(client, &account, &job.target).await {
+        match Found::look(client, &account, &job.target).await {
             Err(failure) if failure.reason == Reason::TargetNotReady => Ok(()),
-            found => found.map(drop),
+            Err(failure) => Err(failure),
+            Ok(Found::First(_)) => Ok(()),
+            Ok(Found::Each(pods)) => {
+                let lacks = |failure: &Failure| failure.reason == Reason::ContainerNotFound;
+                pods.into_iter().find_map(|(_, pod)| pod.err().filter(lacks)).map_or(Ok(()), Err)
+            }
         }
     }
 
@@ -66,9 +96,9 @@ impl Executor for ExecExecutor {
         let account = account(job);
         let client = self.tenants.fresh_client(&account).await?;
         let (destination, hidden) = self.destination(client.clone(), &account, job).await?;
-        let pod = resolve(client, &account, &job.target).await?;
+        let pods = Found::look(client, &account, &job.target).await?;
         let (tenants, clock) = (self.tenants.clone(), Arc::clone(&self.clock));
-        Ok(Box::new(ExecAttempt { tenants, account, pod, job: job.clone(), destination, hidden, clock }))
+        Ok(Box::new(ExecAttempt { tenants, account, pods, job: job.clone(), destination, hidden, clock }))
     }
 }
 
@@ -98,13 +128,15 @@ impl ExecExecutor {
 
 #[async_trait]
 impl Prepared for ExecAttempt {
-    fn exclusive(&self) -> Option<String> {
-        let directory = self.job.work.directory()?;
-        Some(format!("directory/{}/{}/{directory}", self.pod.uid, self.pod.container))
+    fn exclusive(&self) -> BTreeSet<String> {
+        let Some(directory) = self.job.work.directory() else { return BTreeSet::new() };
+        let key = |pod: &ResolvedPod| format!("directory/{}/{}/{directory}", pod.uid, pod.container);
+        self.pods.pods().into_iter().map(key).collect()
     }
 
     fn pod(&self) -> Option<String> {
-        Some(self.pod.pod.clone())
+        let names: Vec<&str> = self.pods.pods().iter().map(|pod| pod.pod.as_str()).collect();
+        Some(shown_names(&names))
     }
 
     async fn run(
@@ -113,16 +145,9 @@ impl Prepared for ExecAttempt {
         progress: Arc<Progress>,
         cancel: CancellationToken,
     ) -> Result<Report, Failure> {
-        let Self { tenants, account, pod, job, destination, hidden, clock } = *self;
-        let target = &job.target;
+        let Self { tenants, account, pods, job, destination, hidden, clock } = *self;
         let plan = Plan {
-            target: json!({
-                "kind": target.kind.as_str(),
-                "name": target.name,
-                "namespace": target.namespace,
-                "path": target.path,
-                "container": pod.container,
-            }),
+            target: described(&job.target, &pods),
             strategy: job.work.as_str(),
             compression_level: job.compression_level,
             recipients: job.recipients.clone(),
@@ -133,10 +158,38 @@ impl Prepared for ExecAttempt {
             accepted: job.accepted.clone(),
             id,
         };
-        let source = ExecSource::new(tenants, account, pod, job.work.clone(), job.target.path.clone(), &plan.id)
-            .with_hooks(job.hooks.clone())
-            .hiding(hidden)
-            .with_staged_limit(job.maximum_staged_size);
-        back_up(&plan, &source, destination.as_ref(), clock.as_ref(), &progress, &cancel).await
+        let source = |pod: ResolvedPod| {
+            let path = job.target.path.clone();
+            ExecSource::new(tenants.clone(), account.clone(), pod, job.work.clone(), path, &plan.id)
+                .with_hooks(job.hooks.clone())
+                .hiding(hidden.clone())
+                .with_staged_limit(job.maximum_staged_size)
+        };
+        let (destination, clock) = (destination.as_ref(), clock.as_ref());
+        match pods {
+            Found::First(pod) => back_up(&plan, &source(pod), destination, clock, &progress, &cancel).await,
+            Found::Each(pods) => {
+                let at_its_turn = |pod| Box::new(source(pod).at_its_turn()) as Box<dyn Source>;
+                let member = |(name, pod): EachPod| Member { pod: name, source: pod.map(at_its_turn) };
+                let members: Vec<Member> = pods.into_iter().map(member).collect();
+                back_up_each(&plan, &members, destination, clock, &progress, &cancel).await
+            }
+        }
     }
+}
+
+/// The target as it stands in the manifest.
+fn described(target: &Target, pods: &Found) -> Value {
+    let mut described = json!({
+        "kind": target.kind.as_str(),
+        "name": target.name,
+        "namespace": target.namespace,
+        "path": target.path,
+        // Of several pods each entry has its own, which a template may have changed in between.
+        "container": pods.pods().first().map(|pod| pod.container.as_str()),
+    });
+    if matches!(pods, Found::Each(_)) {
+        described["pods"] = "Each".into();
+    }
+    described
 }

@@ -6,7 +6,8 @@ use super::{DestinationArgs, GOOD, archives, open, print, print_json};
 use crate::args::Environment;
 use crate::error::{Failure, Reason};
 use crate::repository::catalog::{Archive, Backup};
-use crate::repository::manifest::Outcome;
+use crate::repository::manifest::pods::PodEntry;
+use crate::repository::manifest::{Manifest, Outcome};
 use serde_json::{Value, json};
 use std::fmt::Write;
 
@@ -75,13 +76,45 @@ fn backup_json(backup: &Backup) -> Value {
         "content": manifest.content,
         "consistency": manifest.consistency,
         "target": manifest.target,
-        "pod": manifest.pod,
+        "pod": pod_json(manifest),
         "bytesRead": manifest.raw.size,
         "bytesStored": manifest.stored.size,
         "files": manifest.files,
         "encryptionRecipients": manifest.encryption_recipients,
         "warnings": manifest.warnings,
     })
+}
+
+/// The pod's name, or a list of all.
+fn pod_json(manifest: &Manifest) -> Value {
+    let Some(pods) = manifest.each() else { return json!(manifest.pod) };
+    let entry = |pod: &PodEntry| {
+        let data = pod.data.as_ref();
+        json!({
+            "name": pod.name,
+            "outcome": pod.outcome,
+            "reason": pod.reason,
+            "message": pod.message,
+            "bytesRead": data.map(|data| data.raw.size),
+            "bytesStored": data.map(|data| data.stored.size),
+            "files": data.and_then(|data| data.files),
+        })
+    };
+    Value::Array(pods.iter().map(entry).collect())
+}
+
+/// A pod's columns, from the outcome on.
+fn pod_text(pod: &PodEntry) -> String {
+    let outcome = pod.outcome.as_str();
+    match &pod.data {
+        Some(data) => format!(
+            "{outcome:10}  {:>10}  {:>10}  {:>8}",
+            human_size(data.raw.size),
+            human_size(data.stored.size),
+            data.files.map_or_else(|| "-".into(), |files| files.to_string()),
+        ),
+        None => format!("{outcome:10}  {}", pod.reason.as_deref().unwrap_or_default()),
+    }
 }
 
 /// A table per archive, newest backup first.
@@ -92,7 +125,9 @@ fn text(archives: &[Archive]) -> String {
         let name = archive.shown_name();
         // Writing to a string cannot fail.
         let _ = writeln!(text, "{gap}{name}");
-        let width = archive.backups.iter().map(|b| b.manifest.run.len()).max().unwrap_or(0).max(3);
+        let pods = archive.backups.iter().flat_map(|b| b.manifest.each().unwrap_or_default());
+        let names = archive.backups.iter().map(|b| b.manifest.run.len()).chain(pods.map(|pod| pod.name.len() + 2));
+        let width = names.max().unwrap_or(0).max(3);
         if !archive.backups.is_empty() {
             let _ = writeln!(
                 text,
@@ -114,6 +149,9 @@ fn text(archives: &[Archive]) -> String {
                 human_size(manifest.stored.size),
                 manifest.files.map_or_else(|| "-".into(), |files| files.to_string()),
             );
+            for pod in manifest.each().unwrap_or_default() {
+                let _ = writeln!(text, "  {:width$}  {:20}  {}", format!("  {}", pod.name), "", pod_text(pod));
+            }
         }
         for damaged in &archive.damaged {
             let _ = writeln!(text, "  DAMAGED {}: {}", damaged.folder.file_name(), damaged.failure.message);

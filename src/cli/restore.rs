@@ -3,11 +3,14 @@
 use super::progress::{Meter, human_size};
 use super::schedule::Format;
 use super::{DestinationArgs, GOOD, INCOMPLETE, IdentityArgs, archives, open, print, print_json};
-use crate::archive::entries::asked_path;
+use crate::archive::decrypt::Identities;
+use crate::archive::entries::{SafePath, asked_path};
 use crate::args::Environment;
+use crate::destination::Destination;
 use crate::error::{Failure, Reason};
-use crate::repository::catalog::choose;
-use crate::repository::manifest::Outcome;
+use crate::repository::catalog::{Backup, choose};
+use crate::repository::manifest::pods::{Part, PodEntry, shown_names};
+use crate::repository::manifest::{Manifest, Outcome, Pods};
 use crate::restore::execute::restore;
 use crate::restore::local_target::{DUMP, FolderTarget, StreamTarget};
 use crate::restore::{RestoreTarget, Written};
@@ -20,7 +23,8 @@ use std::sync::Arc;
 /// Get a backup back
 ///
 /// A folder comes back as a folder, the output of a command as the file `dump` in it. Nothing is overwritten: the folder
-/// must be new or empty. As root owners are restored too. Every digest is compared before it says that it is done.
+/// must be new or empty. As root owners are restored too. Every digest is compared before it says that it is done. A backup
+/// of each pod of a workload comes back as a folder for each pod; `--pod` takes one of them, without that folder.
 #[derive(Clone, Debug, clap::Args)]
 pub struct RestoreArgs {
     /// The destination, or one archive's folder in it
@@ -36,6 +40,9 @@ pub struct RestoreArgs {
     /// Only this file or folder, as it is called in the backup; may be given several times
     #[arg(long = "path", value_name = "PATH")]
     pub paths: Vec<String>,
+    /// Only this pod, where the backup is of each pod of a workload
+    #[arg(long, value_name = "NAME")]
+    pub pod: Option<String>,
     /// Which archive, where there are several
     #[arg(long, value_name = "NAMESPACE/NAME")]
     pub archive: Option<String>,
@@ -76,14 +83,28 @@ pub async fn run(args: &RestoreArgs, environment: &Environment) -> Result<u8, Fa
             manifest.message.as_deref().unwrap_or("no reason is given")
         );
     }
-    let target: Box<dyn RestoreTarget> = if to_stdout {
-        Box::new(StreamTarget::new(std::io::stdout()))
-    } else {
-        Box::new(FolderTarget::new(&args.to, paths, rustix::process::geteuid().is_root())?)
-    };
+    let chosen = choose_parts(manifest, args.pod.as_deref())?;
+    if to_stdout && chosen.in_folders {
+        let names: Vec<&str> = chosen.parts.iter().filter_map(|part| part.pod).collect();
+        let message = format!("it is a backup of several pods: say which with --pod: {}", shown_names(&names));
+        return Err(usage(&message));
+    }
+    let total = chosen.parts.iter().map(|part| part.stored.size).sum();
     let progress = Arc::new(Progress::default());
-    let meter = Meter::start("restoring", &progress, Some(manifest.stored.size), json);
-    let restored = restore(destination.as_ref(), backup, &identities, target, &progress).await;
+    let meter = Meter::start("restoring", &progress, Some(total), json);
+    let restored = if to_stdout {
+        let target = Box::new(StreamTarget::new(std::io::stdout()));
+        one(destination.as_ref(), backup, &chosen.parts, &identities, target, &progress).await
+    } else {
+        let target = FolderTarget::new(&args.to, paths.clone(), rustix::process::geteuid().is_root())?;
+        if chosen.in_folders {
+            // Only to see that it is a folder that nothing is overwritten in.
+            drop(target);
+            each(destination.as_ref(), backup, &chosen, &identities, Path::new(&args.to), &paths, &progress).await
+        } else {
+            one(destination.as_ref(), backup, &chosen.parts, &identities, Box::new(target), &progress).await
+        }
+    };
     drop(meter);
     let written = restored.map_err(|mut failure| {
         let anything = !to_stdout && std::fs::read_dir(&args.to).is_ok_and(|mut entries| entries.next().is_some());
@@ -95,16 +116,123 @@ pub async fn run(args: &RestoreArgs, environment: &Environment) -> Result<u8, Fa
         }
         failure
     })?;
-    show(args, &manifest.run, manifest.content, &written)
+    show(args, &manifest.run, chosen.in_folders, manifest.content, &written)
 }
 
-fn show(args: &RestoreArgs, run: &str, content: Content, written: &Written) -> Result<u8, Failure> {
+/// What is to be restored of a backup.
+struct Chosen<'a> {
+    parts: Vec<Part<'a>>,
+    /// Each in a folder that is called like its pod.
+    in_folders: bool,
+    /// What was asked for and is not in the backup, for a person.
+    missing: Vec<String>,
+}
+
+fn choose_parts<'a>(manifest: &'a Manifest, pod: Option<&str>) -> Result<Chosen<'a>, Failure> {
+    let not_found = |message: String| Failure::new(Reason::BackupNotFound, message);
+    let parts = manifest.parts();
+    let run = &manifest.run;
+    match (manifest.each(), pod) {
+        (None, None) => Ok(Chosen { parts, in_folders: false, missing: Vec::new() }),
+        (None, Some(name)) => match &manifest.pod {
+            Some(Pods::One(only)) if only == name => Ok(Chosen { parts, in_folders: false, missing: Vec::new() }),
+            Some(only) => Err(not_found(format!("{run} is a backup of pod {only} alone, and {name} is not in it"))),
+            None => Err(not_found(format!("{run} is not a backup of a pod: leave --pod out"))),
+        },
+        (Some(pods), None) => {
+            let missing = pods.iter().filter(|pod| pod.data.is_none()).map(why_missing);
+            Ok(Chosen { parts, in_folders: true, missing: missing.collect() })
+        }
+        (Some(pods), Some(name)) => match pods.iter().find(|pod| pod.name == name) {
+            Some(pod) if pod.data.is_none() => Err(not_found(format!("{run}: {}", why_missing(pod)))),
+            Some(_) => {
+                let parts = parts.into_iter().filter(|part| part.pod == Some(name)).collect();
+                Ok(Chosen { parts, in_folders: false, missing: Vec::new() })
+            }
+            None => {
+                let names: Vec<&str> = parts.iter().filter_map(|part| part.pod).collect();
+                Err(not_found(format!("{run} has no pod {name}; it has: {}", shown_names(&names))))
+            }
+        },
+    }
+}
+
+fn why_missing(pod: &PodEntry) -> String {
+    let reason = pod.reason.as_deref().unwrap_or("no reason is given");
+    let message = pod.message.as_deref().map(|message| format!(": {message}")).unwrap_or_default();
+    format!("pod {} is not in the backup ({reason}{message})", pod.name)
+}
+
+/// The one archive that was chosen.
+async fn one(
+    destination: &dyn Destination,
+    backup: &Backup,
+    parts: &[Part<'_>],
+    identities: &Identities,
+    target: Box<dyn RestoreTarget>,
+    progress: &Arc<Progress>,
+) -> Result<Written, Failure> {
+    let Some(part) = parts.first() else {
+        return Err(Failure::new(Reason::BackupDamaged, format!("{} has no archive", backup.folder)));
+    };
+    restore(destination, backup, part, identities, target, progress).await
+}
+
+/// Each pod's archive into a folder of its own below `to`. What of `paths` a pod does not have is a problem, unless none has
+/// any of them.
+async fn each(
+    destination: &dyn Destination,
+    backup: &Backup,
+    chosen: &Chosen<'_>,
+    identities: &Identities,
+    to: &Path,
+    paths: &[SafePath],
+    progress: &Arc<Progress>,
+) -> Result<Written, Failure> {
+    let mut all = Written::default();
+    let mut without = None;
+    let mut found = false;
+    for part in &chosen.parts {
+        let pod = part.pod.unwrap_or_default();
+        let folder = to.join(pod);
+        let target = FolderTarget::new(&folder, paths.to_vec(), rustix::process::geteuid().is_root())?;
+        match restore(destination, backup, part, identities, Box::new(target), progress).await {
+            Ok(written) => {
+                found = true;
+                all.entries += written.entries;
+                all.bytes += written.bytes;
+                // Those that are not spelled out count too.
+                all.problem_count += written.problem_count - written.problems.len() as u64;
+                for problem in written.problems {
+                    all.problem(format!("{pod}: {problem}"));
+                }
+            }
+            Err(failure) if failure.reason == Reason::BackupNotFound && !paths.is_empty() => {
+                all.problem(format!("{pod}: {}", failure.message));
+                without = Some(failure);
+                // It is empty; where it is not, it stays.
+                let _ = std::fs::remove_dir(&folder);
+            }
+            Err(failure) => return Err(failure.while_doing(format_args!("pod {pod}"))),
+        }
+    }
+    if let Some(failure) = without.filter(|_| !found) {
+        return Err(failure);
+    }
+    for missing in &chosen.missing {
+        all.problem(missing.clone());
+    }
+    Ok(all)
+}
+
+fn show(args: &RestoreArgs, run: &str, in_folders: bool, content: Content, written: &Written) -> Result<u8, Failure> {
     let code = if written.problem_count == 0 { GOOD } else { INCOMPLETE };
     if args.destination.output == Format::Json {
         print_json(&json!({
             "phase": if code == GOOD { "Succeeded" } else { "Incomplete" },
             "run": run,
             "to": args.to,
+            "pod": args.pod,
             "entries": written.entries,
             "bytes": written.bytes,
             "problems": written.problems,
@@ -123,6 +251,7 @@ fn show(args: &RestoreArgs, run: &str, content: Content, written: &Written) -> R
         return Ok(code);
     }
     let place = match content {
+        _ if in_folders => format!("{}, a folder for each pod", args.to),
         Content::Raw => Path::new(&args.to).join(DUMP).display().to_string(),
         Content::Tar => args.to.clone(),
     };

@@ -7,9 +7,10 @@ use crate::args::Environment;
 use crate::error::Failure;
 use crate::repository::catalog::choose;
 use crate::repository::manifest::Outcome;
+use crate::repository::manifest::pods::PodEntry;
 use crate::restore::execute::verify;
 use crate::run::report::Progress;
-use serde_json::json;
+use serde_json::{Value, json};
 use std::sync::Arc;
 
 /// Read a backup and compare every digest
@@ -62,13 +63,21 @@ pub async fn run(args: &VerifyArgs, environment: &Environment) -> Result<u8, Fai
             "bytesRead": manifest.raw.size,
             "bytesStored": manifest.stored.size,
             "files": counts.map(|counts| counts.files),
+            "pods": manifest.each().map(|pods| pods.iter().map(pod_json).collect::<Vec<_>>()),
         }))?;
         return Ok(code);
     }
     if let Some(message) = manifest.message.as_deref().filter(|_| code == INCOMPLETE) {
         eprintln!("incomplete: {message}");
     }
+    let parts = manifest.parts().len();
+    let pods = if manifest.each().is_some() { format!(" of {parts} pods") } else { String::new() };
     let files = counts.map_or(String::new(), |counts| format!(", {} files", counts.files));
-    print(&format!("{}: {} stored{files}, every digest agrees\n", manifest.run, human_size(manifest.stored.size)))?;
+    let stored = human_size(manifest.stored.size);
+    print(&format!("{}: {stored} stored{pods}{files}, every digest agrees\n", manifest.run))?;
     Ok(code)
+}
+
+fn pod_json(pod: &PodEntry) -> Value {
+    json!({"name": pod.name, "outcome": pod.outcome, "reason": pod.reason, "message": pod.message})
 }

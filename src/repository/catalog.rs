@@ -7,7 +7,7 @@ use crate::destination::Destination;
 use crate::error::{Failure, Reason};
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Manifests that are read at the same time.
 const READS_AT_ONCE: usize = 8;
@@ -24,7 +24,9 @@ pub struct Backup {
 impl Backup {
     /// Key of one of its objects.
     pub fn key(&self, name: &str) -> Result<ObjectKey, Failure> {
-        if name.contains('/') {
+        // Of several pods each has a folder; which names may stand there was looked at when the manifest was read.
+        let steps = if self.manifest.each().is_some() { 2 } else { 1 };
+        if name.split('/').count() > steps {
             let message = format!("{} names {name:?}, which is outside its folder", self.folder);
             return Err(Failure::new(Reason::BackupDamaged, message));
         }
@@ -89,22 +91,80 @@ pub async fn read_document(destination: &dyn Destination, key: &ObjectKey) -> Re
     Ok(document.into())
 }
 
+/// An archive and a folder in it.
+type Folder = (String, String);
+
+/// What is known of folders after a listing.
+#[derive(Debug, Default)]
+struct Folders {
+    /// Archives: what has an `owner.json`.
+    owned: BTreeSet<String>,
+    /// Every folder with an object in it.
+    all: BTreeMap<Folder, Marks>,
+}
+
+/// What of an attempt's own was found in a folder.
+#[derive(Clone, Copy, Debug, Default)]
+struct Marks {
+    started: bool,
+    manifest: bool,
+}
+
+impl Marks {
+    /// Whether it is an attempt's folder, whatever lies above.
+    const fn any(self) -> bool {
+        self.started || self.manifest
+    }
+}
+
+impl Folders {
+    fn add(&mut self, key: &ObjectKey) {
+        let name = key.file_name();
+        if name == layout::OWNER {
+            self.owned.insert(key.as_str().strip_suffix(name).unwrap_or_default().trim_end_matches('/').to_owned());
+            return;
+        }
+        let Some(Place { archive, folder, name }) = layout::place(key) else { return };
+        let marks = self.all.entry((archive.into(), folder.into())).or_default();
+        marks.started |= name == layout::STARTED;
+        marks.manifest |= name == MANIFEST;
+    }
+
+    /// The attempts' folders, and whether they have a manifest. The folder of a pod in one of them is a part of it.
+    fn attempts(self) -> BTreeMap<Folder, bool> {
+        let mut attempts: BTreeMap<Folder, bool> = BTreeMap::new();
+        for (folder, marks) in &self.all {
+            let above = if marks.any() { None } else { self.attempt_above(folder) };
+            let attempt = above.unwrap_or_else(|| folder.clone());
+            *attempts.entry(attempt).or_default() |= marks.manifest;
+        }
+        attempts
+    }
+
+    /// The attempt that a pod's folder lies in: a folder with an attempt's documents, or one right below an archive. An
+    /// archive may lie in another one's folder, and is none.
+    fn attempt_above(&self, (above, _): &Folder) -> Option<Folder> {
+        if above.is_empty() || self.owned.contains(above) {
+            return None;
+        }
+        let (archive, folder) = above.rsplit_once('/').unwrap_or(("", above));
+        let attempt = (archive.to_owned(), folder.to_owned());
+        let marked = self.all.get(&attempt).is_some_and(|marks| marks.any());
+        (marked || self.owned.contains(archive)).then_some(attempt)
+    }
+}
+
 /// Every archive below `prefix` (empty, or ending in `/`), by name. What cannot be *reached* is an error; what is damaged is
 /// in the list.
 pub async fn load(destination: &dyn Destination, prefix: &str) -> Result<Vec<Archive>, Failure> {
-    // Folder -> its archive, and whether it has a manifest.
-    let mut folders: BTreeMap<(String, String), bool> = BTreeMap::new();
+    let mut found = Folders::default();
     let mut objects = destination.list(prefix).await?;
     while let Some(object) = objects.try_next().await? {
-        let Some(Place { archive, folder, name }) = layout::place(&object.key) else { continue };
-        if name == layout::OWNER {
-            continue;
-        }
-        *folders.entry((archive.into(), folder.into())).or_default() |= name == MANIFEST;
+        found.add(&object.key);
     }
     let mut archives: BTreeMap<String, Archive> = BTreeMap::new();
     let mut with_manifest = Vec::new();
-    for ((archive, folder), complete) in folders {
+    for ((archive, folder), complete) in found.attempts() {
         let entry =
             archives.entry(archive.clone()).or_insert_with(|| Archive { name: archive.clone(), ..Archive::default() });
         if complete {

@@ -50,6 +50,11 @@ pub fn folder(id: &AttemptId) -> Result<ObjectKey, Failure> {
     id.archive.join(&folder_name(&id.run, &id.run_uid, id.attempt))
 }
 
+/// Name of an object below the attempt's folder: in the folder of its pod, where each pod has its own.
+pub fn object_name(pod: Option<&str>, name: &str) -> String {
+    pod.map_or_else(|| name.to_owned(), |pod| format!("{pod}/{name}"))
+}
+
 /// A key below a destination, taken apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Place<'a> {
@@ -92,6 +97,8 @@ mod tests {
             names.sort();
             assert_eq!(names, written);
         }
+        assert_eq!(object_name(Some("web-0"), "dump.zst"), "web-0/dump.zst");
+        assert_eq!(object_name(None, "dump.zst"), "dump.zst");
         assert_eq!(segment_name(Content::Raw, true, 1), "dump.zst.age.0001");
         assert_eq!((log_name(false), log_name(true)), ("log.txt".into(), "log.txt.age".into()));
     }

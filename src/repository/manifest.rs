@@ -1,7 +1,8 @@
 //! **P** The documents of a backup: `manifest.json`, `owner.json`, `started.json`.
 //!
 //! Readers ignore fields that they do not know, and refuse a higher format version. A field is never given another meaning;
-//! what changes meaning is a new version.
+//! what changes meaning is a new version: [`FORMAT_VERSION`] is a backup of one pod, [`EACH_FORMAT_VERSION`] one of each pod
+//! of a workload (see [`pods`]). Every document is written in the lowest version that can say it.
 
 use crate::archive::Measure;
 use crate::error::{Failure, Reason};
@@ -12,8 +13,14 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-/// The version that is written, and the highest that is read.
+pub mod pods;
+
+pub use pods::Pods;
+
+/// The version of all documents but one.
 pub const FORMAT_VERSION: u32 = 1;
+/// The version of a manifest over several pods, and the highest that is read.
+pub const EACH_FORMAT_VERSION: u32 = 2;
 /// Largest document that is read, in bytes. 100 warnings and thousands of segments fit.
 pub const DOCUMENT_LIMIT: usize = 4 * 1024 * 1024;
 
@@ -142,7 +149,7 @@ pub struct Shrunk {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Manifest {
-    /// [`FORMAT_VERSION`].
+    /// [`FORMAT_VERSION`] or [`EACH_FORMAT_VERSION`].
     pub format_version: u32,
     /// Whose backup.
     #[serde(flatten)]
@@ -170,15 +177,15 @@ pub struct Manifest {
     pub completed_at: DateTime<Utc>,
     /// What was backed up: kind, name, namespace, path, container.
     pub target: Value,
-    /// The pod that was read.
+    /// The pod that was read, or a list of all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub pod: Option<String>,
-    /// The container in it.
+    pub pod: Option<Pods>,
+    /// The container in it, where it is one pod.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub container: Option<String>,
     /// `dump`, `copy`, …
     pub strategy: String,
-    /// Exit code of the command.
+    /// Exit code of the command, where it is one pod.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub exit_code: Option<i32>,
     /// What the raw bytes are.
@@ -190,17 +197,18 @@ pub struct Manifest {
     /// age recipients (public keys) that data and log are encrypted for; none: they are not encrypted.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub encryption_recipients: Vec<String>,
-    /// All raw bytes.
+    /// All raw bytes; of several pods [`pods::together`].
     pub raw: Sum,
-    /// All stored bytes of the data, segments put together.
+    /// All stored bytes of the data, segments put together; of several pods [`pods::together`].
     pub stored: Sum,
     /// It is much smaller than those before it, and nobody had said that this is right when it was made.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub shrunk: Option<Shrunk>,
-    /// Regular files in the tar.
+    /// Regular files in the tar, or in all of them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub files: Option<u64>,
-    /// The data, in order: `cat` of them is the archive.
+    /// The data, in order: `cat` of them is the archive. Of several pods each has its own.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub segments: Vec<Object>,
     /// `log.txt` or `log.txt.age`, where there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -215,7 +223,7 @@ pub struct Manifest {
 impl Manifest {
     /// Every object that it names.
     pub fn objects(&self) -> impl Iterator<Item = &Object> {
-        self.segments.iter().chain(&self.log)
+        self.parts().into_iter().flat_map(|part| part.segments.iter().chain(part.log))
     }
 }
 
@@ -234,21 +242,51 @@ pub fn to_bytes<T: Serialize>(document: &T) -> Result<Bytes, Failure> {
     Ok(text.into())
 }
 
+/// A document of ours, as it is read.
+pub trait Document: DeserializeOwned {
+    /// The highest version that is read.
+    const HIGHEST_VERSION: u32;
+
+    /// Whether it agrees with itself; what does not, for a message.
+    fn agrees(&self) -> Result<(), String> {
+        Ok(())
+    }
+}
+
+impl Document for OwnerDocument {
+    const HIGHEST_VERSION: u32 = FORMAT_VERSION;
+}
+
+impl Document for StartedDocument {
+    const HIGHEST_VERSION: u32 = FORMAT_VERSION;
+}
+
+impl Document for Manifest {
+    const HIGHEST_VERSION: u32 = EACH_FORMAT_VERSION;
+
+    fn agrees(&self) -> Result<(), String> {
+        self.check()
+    }
+}
+
 /// Reads a document; `name` is for the message.
-pub fn parse<T: DeserializeOwned>(name: &str, bytes: &[u8]) -> Result<T, Failure> {
+pub fn parse<T: Document>(name: &str, bytes: &[u8]) -> Result<T, Failure> {
     let damaged = |what: String| Failure::new(Reason::BackupDamaged, format!("{name} {what}"));
     let unreadable = |e: serde_json::Error| damaged(format!("cannot be read as what it should be (line {})", e.line()));
     let Version { format_version } = serde_json::from_slice(bytes).map_err(unreadable)?;
-    if format_version > FORMAT_VERSION {
+    if format_version > T::HIGHEST_VERSION {
         let message = format!(
-            "{name} has format version {format_version}; this version of ubo reads up to {FORMAT_VERSION}. Use a newer ubo"
+            "{name} has format version {format_version}; this version of ubo reads up to {}. Use a newer ubo",
+            T::HIGHEST_VERSION
         );
         return Err(Failure::new(Reason::NotSupported, message));
     }
     if format_version == 0 {
         return Err(damaged("has format version 0".into()));
     }
-    serde_json::from_slice(bytes).map_err(unreadable)
+    let document: T = serde_json::from_slice(bytes).map_err(unreadable)?;
+    document.agrees().map_err(damaged)?;
+    Ok(document)
 }
 
 #[cfg(test)]

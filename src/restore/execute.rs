@@ -11,6 +11,7 @@ use crate::archive::decrypt::{self, Identities, Opened};
 use crate::destination::Destination;
 use crate::error::{Failure, Reason};
 use crate::repository::catalog::Backup;
+use crate::repository::manifest::pods::Part;
 use crate::repository::manifest::{Manifest, Object};
 use crate::run::report::Progress;
 use crate::source::Content;
@@ -25,17 +26,18 @@ use tokio::sync::mpsc;
 /// Pieces between the two tasks, at most 256 KiB each from a folder; from S3 as the network gives them.
 const PIECES: usize = 16;
 
-/// Restores a backup into `target`. `identities` are needed where it is encrypted. `progress.stored` counts fetched bytes,
+/// Restores one archive of a backup into `target`. `identities` are needed where it is encrypted. `progress.stored` counts fetched bytes,
 /// `progress.read` raw ones.
 pub async fn restore(
     destination: &dyn Destination,
     backup: &Backup,
+    part: &Part<'_>,
     identities: &Identities,
     mut target: Box<dyn RestoreTarget>,
     progress: &Arc<Progress>,
 ) -> Result<Written, Failure> {
-    let content = backup.manifest.content;
-    let (written, mut target) = pass(destination, backup, identities, progress, move |raw| {
+    let content = part.content;
+    let (written, mut target) = pass(destination, backup, part, identities, progress, move |raw| {
         let written = target.write(content, raw)?;
         Ok((written, target))
     })
@@ -44,17 +46,39 @@ pub async fn restore(
     Ok(written)
 }
 
-/// Reads everything that a backup's manifest names and compares it; gives the counts of a tar. `identities` are needed
-/// where it is encrypted: what nobody can open is not proven to be a backup.
+/// Reads everything that a backup's manifest names and compares it; gives the counts of a tar, or of all its tars.
+/// `identities` are needed where it is encrypted: what nobody can open is not proven to be a backup.
 pub async fn verify(
     destination: &dyn Destination,
     backup: &Backup,
     identities: &Identities,
     progress: &Arc<Progress>,
 ) -> Result<Option<Counts>, Failure> {
-    let manifest = &backup.manifest;
-    check_support(manifest, identities)?;
-    if let Some(log) = &manifest.log {
+    let mut all: Option<Counts> = None;
+    for part in backup.manifest.parts() {
+        let counts = verify_part(destination, backup, &part, identities, progress).await;
+        let counts = counts.map_err(|failure| match part.pod {
+            Some(pod) => failure.while_doing(format_args!("pod {pod}")),
+            None => failure,
+        })?;
+        if let Some(counts) = counts {
+            let all = all.get_or_insert_default();
+            all.files += counts.files;
+            all.with_content += counts.with_content;
+        }
+    }
+    Ok(all)
+}
+
+async fn verify_part(
+    destination: &dyn Destination,
+    backup: &Backup,
+    part: &Part<'_>,
+    identities: &Identities,
+    progress: &Arc<Progress>,
+) -> Result<Option<Counts>, Failure> {
+    check_support(&backup.manifest, identities)?;
+    if let Some(log) = part.log {
         let (pieces, mut passed) = mpsc::channel(PIECES);
         let fetched = async move {
             // Owned here, so that the channel closes when it is done.
@@ -65,8 +89,8 @@ pub async fn verify(
         let (fetched, ()) = tokio::join!(fetched, drained);
         fetched?;
     }
-    let content = manifest.content;
-    let counts = pass(destination, backup, identities, progress, move |raw| {
+    let content = part.content;
+    let counts = pass(destination, backup, part, identities, progress, move |raw| {
         let mut watch = (content == Content::Tar).then(TarWatch::default);
         let mut piece = vec![0; 128 * 1024];
         loop {
@@ -82,7 +106,7 @@ pub async fn verify(
         watch.map(TarWatch::finish).transpose().map_err(|fault| Failure::new(Reason::BackupDamaged, fault.to_string()))
     })
     .await?;
-    match (counts, manifest.files) {
+    match (counts, part.files) {
         (Some(counts), Some(files)) if counts.files != files => {
             let message = format!("it holds {} files, and its manifest says {files}", counts.files);
             Err(Failure::new(Reason::BackupDamaged, message))
@@ -91,10 +115,11 @@ pub async fn verify(
     }
 }
 
-/// Runs `consume` over the raw bytes of a backup, and succeeds only if all of them agree with the manifest.
+/// Runs `consume` over the raw bytes of an archive, and succeeds only if all of them agree with the manifest.
 async fn pass<T: Send + 'static>(
     destination: &dyn Destination,
     backup: &Backup,
+    part: &Part<'_>,
     identities: &Identities,
     progress: &Arc<Progress>,
     consume: impl FnOnce(&mut dyn Read) -> Result<T, Failure> + Send + 'static,
@@ -104,7 +129,7 @@ async fn pass<T: Send + 'static>(
     let encrypted = !manifest.encryption_recipients.is_empty();
     let identities = encrypted.then(|| identities.clone());
     let (pieces, passed) = mpsc::channel(PIECES);
-    let raw_limit = manifest.raw.size;
+    let raw_limit = part.raw.size;
     let counted = progress.clone();
     let work = tokio::task::spawn_blocking(move || -> Result<(T, Decoded), Failure> {
         let stored = match identities {
@@ -117,7 +142,7 @@ async fn pass<T: Send + 'static>(
     });
     // What is decoded is what is stored, unless it was decrypted before.
     let mut whole = encrypted.then(Tally::default);
-    let fetched = fetch(destination, backup, &manifest.segments, whole.as_mut(), &pieces, progress).await;
+    let fetched = fetch(destination, backup, part.segments, whole.as_mut(), &pieces, progress).await;
     drop(pieces);
     let consumed = work.await.map_err(lost)?;
     // A consumer that stopped listening has an error of its own.
@@ -128,7 +153,7 @@ async fn pass<T: Send + 'static>(
     };
     let (consumed, decoded) = consumed?;
     let stored = whole.map_or(decoded.stored, |whole| whole.measure());
-    if !fetched || !manifest.raw.is(&decoded.raw) || !manifest.stored.is(&stored) {
+    if !fetched || !part.raw.is(&decoded.raw) || !part.stored.is(&stored) {
         return Err(Failure::new(
             Reason::BackupDamaged,
             format!("{} does not hold the bytes that its manifest names", backup.folder),

@@ -4,8 +4,11 @@
 //! owner.json ► started.json ► open the source ─► bytes ─┬► TarWatch (a tar: is its end there? anything in it?)
 //!                                                       └► Encoder ─► frames ─► Seal (encryption) ─► staged object(s)
 //!   ... the source has ended ...
-//! completion ► tar end ► guards ► commit ► sizes ► compared with those before ► log.txt ► manifest.json ► read back ► sizes again ► Report
+//! completion ► tar end ► guards ► commit ► sizes ► log.txt ► compared with those before ► manifest.json ► read back ► sizes again ► Report
 //! ```
+//! With an archive of each pod (`spec.target.pods: Each`) what lies between `started.json` and the comparison is done for one
+//! pod after the other, in a folder of its own; then comes one manifest over all.
+//!
 //! # What may be called a backup
 //! The channel of the source closing proves nothing: a cut connection closes it too. Only [`Completion`] counts, then the
 //! tar's own end marker, then the guards. Nothing is visible at the destination before that, because a staged object
@@ -19,11 +22,14 @@
 //! Nothing is tried again here; what may pass was tried again below (one request) and will be above (a new attempt, in a
 //! folder of its own).
 //!
+//! Of several pods, one that was not whole leaves nothing behind and is called missing; the others go on. What the
+//! destination does is not one pod's failure: it ends the attempt, which may be tried again and then have them all.
+//!
 //! # Cancellation
-//! Until the source's end, a cancel takes effect at once. From then on the rest gets [`COMMIT_GRACE`]: a commit that is
-//! dropped half-way may still happen at the server. A cancel that comes too late is told by a report that says `Succeeded`.
-//! The future itself may be dropped at any moment; then nothing is removed here (nobody is left to do it), and the folder
-//! has no manifest.
+//! Until the (last) source's end, a cancel takes effect at once. From then on the rest gets [`COMMIT_GRACE`]: a commit that
+//! is dropped half-way may still happen at the server. A cancel that comes too late is told by a report that says
+//! `Succeeded`. The future itself may be dropped at any moment; then nothing is removed here (nobody is left to do it), and
+//! the folder has no manifest.
 //!
 //! # What is left
 //! After an error or a cancel, in [`CLEANUP_LIMIT`]: the source is told to end and awaited, uploads are aborted, and what
@@ -32,31 +38,31 @@
 //!
 //! # Very large backups
 //! An object is closed at [`SEGMENT_SIZE`] and the next one begun (S3 takes 10,000 parts, which are 78 GiB here). All of
-//! them are committed at the end, in order.
+//! one source are committed at its end, in order.
 
-use super::Phase;
-use super::guard::{guard, shrunk, shrunk_message};
-use super::report::{Ownership, Plan, Progress, Report, StoredObject};
+use super::guard::shrunk;
+use super::report::{Ownership, Plan, Progress, Report};
 use crate::api::names::ObjectKey;
-use crate::archive::encode::{Encoder, FRAME_SIZE};
-use crate::archive::encrypt::{Seal, encrypt};
-use crate::archive::{Measure, Tally};
+use crate::archive::encrypt::encrypt;
 use crate::clock::Clock;
-use crate::destination::{Destination, Put, Staged, Stored};
+use crate::destination::{Destination, Put, Stored};
 use crate::error::{Failure, Reason};
 use crate::repository::catalog::{self, read_document};
 use crate::repository::layout;
-use crate::repository::manifest::{
-    self, Compression, FORMAT_VERSION, Manifest, Object, Outcome, Owner, OwnerDocument, Shrunk, StartedDocument,
-};
-use crate::source::tar_end::{Counts, TarFault, TarWatch};
-use crate::source::{Capture, CaptureFacts, Completion, Content, Source};
+use crate::repository::manifest::{self, Manifest, Object, Outcome, Shrunk};
+use crate::source::{Completion, Source};
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
+use part::{Broken, Captured, Kept, Part};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
+use verdict::{Fate, Frame, of_each, of_one};
+
+mod claim;
+mod part;
+mod verdict;
 
 /// Longest object; then the next one begins. Also bounds what one lost upload costs.
 pub const SEGMENT_SIZE: u64 = 32 * 1024 * 1024 * 1024;
@@ -64,12 +70,27 @@ pub const SEGMENT_SIZE: u64 = 32 * 1024 * 1024 * 1024;
 pub const COMMIT_GRACE: Duration = Duration::from_secs(30);
 /// For ending the source and removing what was written.
 pub const CLEANUP_LIMIT: Duration = Duration::from_mins(1);
-/// For the source alone to end, out of [`CLEANUP_LIMIT`].
-const SOURCE_END_LIMIT: Duration = Duration::from_secs(20);
+/// For ending one pod's source and aborting its uploads before the next pod's turn.
+const POD_CLEANUP_LIMIT: Duration = Duration::from_secs(30);
 /// Part of the command's words that is kept, in bytes.
 pub const LOG_LIMIT: usize = 1024 * 1024;
-/// Warnings that are kept.
+/// Warnings that are kept, of all pods together.
 pub const WARNING_LIMIT: usize = 100;
+
+/// One pod of several.
+pub struct Member {
+    /// Its name, which becomes the name of its folder.
+    pub pod: String,
+    /// How it is read; or why it cannot be, known before anything begins.
+    pub source: Result<Box<dyn Source>, Failure>,
+}
+
+/// What is backed up.
+#[derive(Clone, Copy)]
+enum Sources<'a> {
+    One(&'a dyn Source),
+    Each(&'a [Member]),
+}
 
 /// Makes one backup. On an error nothing is listed as a backup, and nothing of the attempt stays at the destination that
 /// could be removed. A cancel gives [`Reason::CancelRequested`]; the caller, who knows why, may put another reason.
@@ -81,12 +102,26 @@ pub async fn back_up(
     progress: &Progress,
     cancel: &CancellationToken,
 ) -> Result<Report, Failure> {
-    back_up_in_segments(plan, source, destination, clock, progress, cancel, SEGMENT_SIZE).await
+    carry_out(plan, Sources::One(source), destination, clock, progress, cancel, SEGMENT_SIZE).await
 }
 
-async fn back_up_in_segments(
+/// Makes one backup of several pods, one after the other, so that it takes no more memory than one. The report is
+/// `Incomplete` ([`Reason::PodsMissing`]) where a pod is missing, and a failure where nothing of any is kept. In all else it
+/// is as [`back_up`].
+pub async fn back_up_each(
     plan: &Plan,
-    source: &dyn Source,
+    pods: &[Member],
+    destination: &dyn Destination,
+    clock: &dyn Clock,
+    progress: &Progress,
+    cancel: &CancellationToken,
+) -> Result<Report, Failure> {
+    carry_out(plan, Sources::Each(pods), destination, clock, progress, cancel, SEGMENT_SIZE).await
+}
+
+async fn carry_out(
+    plan: &Plan,
+    sources: Sources<'_>,
     destination: &dyn Destination,
     clock: &dyn Clock,
     progress: &Progress,
@@ -100,60 +135,54 @@ async fn back_up_in_segments(
         plan,
         destination,
         progress,
+        clock,
+        cancel,
+        stop,
         folder: layout::folder(&plan.id)?,
         segment_size,
         started_at: clock.now(),
         ownership: Ownership::Ours,
         warnings: Vec::new(),
         written: Vec::new(),
-        segments: Vec::new(),
-        whole: None,
-        capture: None,
+        part: None,
     };
-    let cancelled = || Failure::new(Reason::CancelRequested, "the backup was cancelled before it was complete");
-    let captured = tokio::select! {
-        biased;
-        () = cancel.cancelled() => Err(cancelled()),
-        captured = attempt.capture(source, &stop) => captured,
-    };
-    let result = match captured {
-        Err(failure) => Err(failure),
-        Ok(captured) => {
-            let too_late = async {
-                cancel.cancelled().await;
-                tokio::time::sleep(COMMIT_GRACE).await;
-            };
-            tokio::select! {
-                biased;
-                published = attempt.publish(&captured, clock) => published,
-                () = too_late => Err(cancelled()),
-            }
-        }
+    let result = match sources {
+        Sources::One(source) => attempt.one(source).await,
+        Sources::Each(pods) => attempt.each(pods).await,
     };
     match result {
         Ok(report) => Ok(report),
-        Err(failure) => {
-            stop.cancel();
-            Err(attempt.clean_up(failure).await)
-        }
+        Err(failure) => Err(attempt.clean_up(failure).await),
     }
 }
 
-/// One data object.
-struct Segment {
-    name: String,
-    key: ObjectKey,
-    /// `None` while it is committed, and afterwards.
-    staged: Option<Box<dyn Staged>>,
-    tally: Tally,
+fn cancelled() -> Failure {
+    Failure::new(Reason::CancelRequested, "the backup was cancelled before it was complete")
 }
 
-/// What the source turned out to be, its end included.
-struct Captured {
-    facts: CaptureFacts,
-    completion: Completion,
-    raw: Measure,
-    counts: Option<Counts>,
+/// Work that a cancel ends at once.
+async fn unless_cancelled<T>(cancel: &CancellationToken, work: impl Future<Output = T>) -> Result<T, Failure> {
+    tokio::select! {
+        biased;
+        () = cancel.cancelled() => Err(cancelled()),
+        done = work => Ok(done),
+    }
+}
+
+/// Work that goes on for a while after a cancel.
+async fn within_grace<T>(
+    cancel: &CancellationToken,
+    work: impl Future<Output = Result<T, Failure>>,
+) -> Result<T, Failure> {
+    let too_late = async {
+        cancel.cancelled().await;
+        tokio::time::sleep(COMMIT_GRACE).await;
+    };
+    tokio::select! {
+        biased;
+        done = work => done,
+        () = too_late => Err(cancelled()),
+    }
 }
 
 /// Everything that has to be undone when it goes wrong.
@@ -161,6 +190,10 @@ struct Attempt<'a> {
     plan: &'a Plan,
     destination: &'a dyn Destination,
     progress: &'a Progress,
+    clock: &'a dyn Clock,
+    cancel: &'a CancellationToken,
+    /// Ends whatever source is open.
+    stop: CancellationToken,
     folder: ObjectKey,
     segment_size: u64,
     started_at: DateTime<Utc>,
@@ -168,231 +201,131 @@ struct Attempt<'a> {
     warnings: Vec<String>,
     /// Keys that may be there, in the order of writing.
     written: Vec<ObjectKey>,
-    segments: Vec<Segment>,
-    /// All segments together; `None` as long as there is but one.
-    whole: Option<Tally>,
-    /// `None` before it was opened and after its completion.
-    capture: Option<Capture>,
+    /// What is at work.
+    part: Option<Part<'a>>,
 }
 
-impl Attempt<'_> {
-    /// From `owner.json` to the source's last byte, and the judgement on it.
-    async fn capture(&mut self, source: &dyn Source, stop: &CancellationToken) -> Result<Captured, Failure> {
-        self.claim_folder().await?;
-        let capture = self.capture.insert(source.open(stop.clone()).await?);
-        let facts = capture.facts.clone();
-        let mut encoder = Encoder::new(self.plan.compression_level);
-        let mut seal = Seal::new(&self.plan.recipients)?;
-        let mut watch = (facts.content == Content::Tar).then(TarWatch::default);
-        while let Some(capture) = self.capture.as_mut()
-            && let Some(chunk) = capture.bytes.recv().await
-        {
-            self.progress.read.fetch_add(chunk.len() as u64, Ordering::Relaxed);
-            if let Some(watch) = &mut watch {
-                watch.push(&chunk);
-                self.progress.files.store(watch.counts().files, Ordering::Relaxed);
+impl<'a> Attempt<'a> {
+    /// A backup of one source.
+    async fn one(&mut self, source: &dyn Source) -> Result<Report, Failure> {
+        let cancel = self.cancel;
+        let captured = unless_cancelled(cancel, async {
+            self.claim_folder().await?;
+            Ok::<Captured, Failure>(self.begin(None).capture(source).await?)
+        });
+        let captured = captured.await??;
+        let published = async {
+            let mut kept = self.keep(captured, None).await?;
+            for warning in std::mem::take(&mut kept.warnings) {
+                self.warn(warning);
             }
-            for frame in encoder.push(&chunk).await? {
-                self.store(facts.content, seal.push(frame).await?).await?;
-            }
-        }
-        let completion = match self.capture.as_mut() {
-            Some(capture) => capture.completion.as_mut().await,
-            None => Err(Failure::new(Reason::Internal, "a source had no end. Please report it")),
+            let shrunk = self.compare(kept.raw.size, kept.outcome).await;
+            let manifest = of_one(self.frame(shrunk), kept);
+            self.publish(&manifest).await
         };
-        self.capture = None;
-        let completion = completion?;
-        let raw_size = encoder.raw_size();
-        let counts = watch.map(TarWatch::finish).transpose().map_err(|fault| tar_failure(&fault, raw_size))?;
-        guard(self.plan.allow_empty, self.plan.minimum_size, &completion, raw_size, counts)?;
-        let (last, raw) = encoder.finish().await?;
-        for frame in last {
-            self.store(facts.content, seal.push(frame).await?).await?;
-        }
-        self.store(facts.content, seal.finish()?).await?;
-        Ok(Captured { facts, completion, raw, counts })
+        within_grace(cancel, published).await
     }
 
-    /// `owner.json` if there is none, then `started.json`.
-    async fn claim_folder(&mut self) -> Result<(), Failure> {
-        let id = &self.plan.id;
-        let owner = Owner {
-            cluster_id: id.cluster_id.to_string(),
-            namespace: id.job.namespace.to_string(),
-            job: id.job.name.to_string(),
-            job_uid: id.job_uid.to_string(),
-        };
-        self.claim_archive(&owner).await?;
-        let started = manifest::to_bytes(&StartedDocument {
-            format_version: FORMAT_VERSION,
-            owner,
-            run: id.run.to_string(),
-            run_uid: id.run_uid.to_string(),
-            attempt: id.attempt,
-            started_at: self.started_at,
-            operator_version: env!("CARGO_PKG_VERSION").into(),
-        })?;
-        let key = self.folder.join(layout::STARTED)?;
-        self.written.push(key.clone());
-        match self.destination.put(&key, started, Put::IfAbsent).await? {
-            Stored::Written => Ok(()),
-            Stored::AlreadyThere => {
-                // Not ours: it is not removed.
-                self.written.clear();
-                let message =
-                    format!("the folder {} is in use by another attempt; the next one takes another", self.folder);
-                Err(Failure::new(Reason::DestinationMismatch, message))
+    /// A backup of each of these pods.
+    async fn each(&mut self, pods: &[Member]) -> Result<Report, Failure> {
+        let cancel = self.cancel;
+        unless_cancelled(cancel, self.claim_folder()).await??;
+        let mut fates = Vec::with_capacity(pods.len());
+        let mut warnings = WARNING_LIMIT;
+        for member in pods {
+            let mut fate = self.pod(member).await?;
+            if let Fate::Kept(kept) = &mut fate {
+                kept.warnings.truncate(warnings);
+                warnings -= kept.warnings.len();
             }
+            fates.push((member.pod.clone(), fate));
         }
+        if cancel.is_cancelled() {
+            return Err(cancelled());
+        }
+        let published = async {
+            // What is not whole is compared with nothing; this is only the sum.
+            let whole = fates.iter().all(|(_, fate)| fate.kept().is_some_and(|kept| kept.outcome == Outcome::Complete));
+            let outcome = if whole { Outcome::Complete } else { Outcome::Incomplete };
+            let raw = fates.iter().filter_map(|(_, fate)| fate.kept()).map(|kept| kept.raw.size).sum();
+            let shrunk = self.compare(raw, outcome).await;
+            let manifest = of_each(self.frame(shrunk), fates)?;
+            self.publish(&manifest).await
+        };
+        within_grace(cancel, published).await
     }
 
-    /// Whose archive it is. It is taken over from an earlier BackupJob of the same name in the same cluster, and from whom
-    /// the user says. Another owner's is written to all the same: a backup in a strange folder is better than none, but
-    /// nothing there may ever be deleted for this job's sake.
-    async fn claim_archive(&mut self, owner: &Owner) -> Result<(), Failure> {
-        let key = self.plan.id.archive.join(layout::OWNER)?;
-        let ours = manifest::to_bytes(&OwnerDocument { format_version: FORMAT_VERSION, owner: owner.clone() })?;
-        let there = match read_document(self.destination, &key).await {
-            Ok(there) => there,
-            Err(e) if e.reason == Reason::BackupNotFound => {
-                match self.destination.put(&key, ours.clone(), Put::IfAbsent).await? {
-                    Stored::Written => return Ok(()),
-                    Stored::AlreadyThere => read_document(self.destination, &key).await?,
+    /// One pod of several, into its folder. An error is one of the whole attempt.
+    async fn pod(&mut self, member: &Member) -> Result<Fate, Failure> {
+        let cancel = self.cancel;
+        let source = match &member.source {
+            Ok(source) => source,
+            Err(failure) => return Ok(Fate::Missing(failure.clone())),
+        };
+        let files = self.progress.files.load(Ordering::Relaxed);
+        let captured = unless_cancelled(cancel, self.begin(Some(member.pod.clone())).capture(source.as_ref())).await?;
+        match captured {
+            Ok(captured) => {
+                let kept = within_grace(cancel, self.keep(captured, Some(&member.pod))).await;
+                Ok(Fate::Kept(Box::new(kept.map_err(|e| e.while_doing(format_args!("pod {}", member.pod)))?)))
+            }
+            Err(Broken::Attempt(failure)) => Err(failure.while_doing(format_args!("pod {}", member.pod))),
+            Err(Broken::Source(mut failure)) => {
+                let mut stays = Vec::new();
+                if let Some(part) = &mut self.part
+                    && timeout(POD_CLEANUP_LIMIT, part.give_up(&mut stays)).await.is_err()
+                {
+                    stays.push("perhaps an unfinished upload".into());
                 }
-            }
-            Err(e) => return Err(e),
-        };
-        match manifest::parse::<OwnerDocument>(key.as_str(), &there) {
-            Ok(there) if there.owner == *owner => {}
-            Ok(OwnerDocument { owner: old, .. }) => {
-                let archive = &self.plan.id.archive;
-                let again =
-                    (&old.cluster_id, &old.namespace, &old.job) == (&owner.cluster_id, &owner.namespace, &owner.job);
-                if again || self.plan.adopt.as_ref() == Some(&old.id()) {
-                    self.destination.put(&key, ours, Put::Always).await?;
-                    let which = if again { "an earlier BackupJob" } else { "BackupJob" };
-                    let note = format!(
-                        "{archive} belonged to {which} {}/{} ({}) of cluster {} and was taken over",
-                        old.namespace, old.job, old.job_uid, old.cluster_id
-                    );
-                    self.warn(note.clone());
-                    self.ownership = Ownership::TakenOver(note);
-                } else {
-                    self.warn(format!(
-                        "{archive} belongs to BackupJob {}/{} ({}) of cluster {}: nothing there is ever deleted for this one",
-                        old.namespace, old.job, old.job_uid, old.cluster_id
-                    ));
-                    self.ownership = Ownership::Foreign(old);
+                self.part = None;
+                self.progress.files.store(files, Ordering::Relaxed);
+                if !stays.is_empty() {
+                    failure.message = format!("{}. In {} stays: {}", failure.message, self.folder, stays.join(", "));
                 }
+                Ok(Fate::Missing(failure))
             }
-            Err(failure) => self.warn(failure.message),
         }
-        Ok(())
     }
 
-    /// Hands a frame (or what encryption made of it, which may be nothing) to the destination; begins another object where
-    /// this one is long enough.
-    async fn store(&mut self, content: Content, frame: Bytes) -> Result<(), Failure> {
-        if frame.is_empty() {
-            return Ok(());
-        }
-        let size = frame.len() as u64;
-        let full = |segment: &Segment| segment.tally.size() > 0 && segment.tally.size() + size > self.segment_size;
-        if self.segments.last().is_none_or(full) {
-            if let [only] = &self.segments[..] {
-                self.whole = Some(only.tally.clone());
-            }
-            let name = layout::segment_name(content, self.is_encrypted(), self.segments.len());
-            let key = self.folder.join(&name)?;
-            let staged = Some(self.destination.stage(&key).await?);
-            self.segments.push(Segment { name, key, staged, tally: Tally::default() });
-        }
-        if let Some(whole) = &mut self.whole {
-            whole.add(&frame);
-        }
-        if let Some(Segment { staged: Some(staged), tally, .. }) = self.segments.last_mut() {
-            tally.add(&frame);
-            staged.write(frame).await?;
-        }
-        self.progress.stored.fetch_add(size, Ordering::Relaxed);
-        Ok(())
+    /// A source's way into its objects: below the attempt's folder, or in the pod's folder there.
+    fn begin(&mut self, pod: Option<String>) -> &mut Part<'a> {
+        self.part.insert(Part::new(
+            self.plan,
+            self.destination,
+            self.progress,
+            self.folder.clone(),
+            pod,
+            self.segment_size,
+            self.stop.child_token(),
+        ))
     }
 
-    /// From the commit to the last look.
-    async fn publish(&mut self, captured: &Captured, clock: &dyn Clock) -> Result<Report, Failure> {
-        let Captured { facts, completion, raw, counts } = captured;
-        for segment in &mut self.segments {
-            let Some(staged) = segment.staged.take() else { continue };
-            // From here on it may be there, whatever the answer.
-            self.written.push(segment.key.clone());
-            let size = staged.commit(completion).await?;
-            if size != segment.tally.size() {
-                return Err(wrong_size(&segment.key, segment.tally.size(), Some(size)));
-            }
-        }
-        let ending = completion.ending();
-        for warning in &ending.warnings {
-            self.warn(warning.clone());
-        }
-        let shrunk = self.compare(raw.size, completion).await;
-        let shrunk_message = shrunk.as_ref().map(|shrunk| shrunk_message(raw.size, shrunk));
-        let log = self.store_log(&ending.log).await?;
-        let segments: Vec<Object> = self
-            .segments
-            .iter()
-            .map(|Segment { name, tally, .. }| {
-                let Measure { size, digest } = tally.measure();
-                Object { name: name.clone(), size, digest }
-            })
-            .collect();
-        let whole = self.whole.as_ref().or(self.segments.first().map(|s| &s.tally));
-        let stored = whole.map_or_else(|| Tally::default().measure(), Tally::measure);
-        let (outcome, reason, message) = match completion {
-            Completion::Complete(_) => (Outcome::Complete, None, None),
-            Completion::Incomplete(_, reason, message) => (Outcome::Incomplete, Some(*reason), Some(message.clone())),
+    /// Commits what was captured, and stores what the command said.
+    async fn keep(&mut self, captured: Captured, pod: Option<&str>) -> Result<Kept, Failure> {
+        let Some(part) = &mut self.part else {
+            return Err(Failure::new(Reason::Internal, "what was captured is gone. Please report it"));
         };
-        let id = &self.plan.id;
-        let manifest = Manifest {
-            format_version: FORMAT_VERSION,
-            owner: Owner {
-                cluster_id: id.cluster_id.to_string(),
-                namespace: id.job.namespace.to_string(),
-                job: id.job.name.to_string(),
-                job_uid: id.job_uid.to_string(),
-            },
-            run: id.run.to_string(),
-            run_uid: id.run_uid.to_string(),
-            attempt: id.attempt,
-            outcome,
-            reason: reason.map(|reason| reason.as_str().to_string()),
-            message: message.clone(),
-            scheduled_at: id.scheduled_at,
+        part.commit(&captured.completion, &mut self.written).await?;
+        let log = self.store_log(&captured.completion, pod).await?;
+        let Some(part) = self.part.take() else {
+            return Err(Failure::new(Reason::Internal, "what was committed is gone. Please report it"));
+        };
+        Ok(part.kept(captured, log))
+    }
+
+    fn frame(&mut self, shrunk: Option<Shrunk>) -> Frame<'a> {
+        Frame {
+            plan: self.plan,
             started_at: self.started_at,
-            completed_at: clock.now(),
-            target: self.plan.target.clone(),
-            pod: facts.pod.clone(),
-            container: facts.container.clone(),
-            strategy: self.plan.strategy.into(),
-            exit_code: ending.exit_code,
-            content: facts.content,
-            consistency: facts.consistency,
-            compression: Compression {
-                format: "zstd-seekable".into(),
-                level: self.plan.compression_level,
-                frame_size: FRAME_SIZE as u64,
-            },
-            encryption_recipients: self.plan.recipients.iter().map(|to| to.as_str().to_owned()).collect(),
-            raw: raw.clone().into(),
-            stored: stored.clone().into(),
+            completed_at: self.clock.now(),
+            warnings: std::mem::take(&mut self.warnings),
             shrunk,
-            files: counts.map(|counts| counts.files),
-            segments,
-            log,
-            warnings: self.warnings.clone(),
-            operator_version: env!("CARGO_PKG_VERSION").into(),
-        };
-        self.store_manifest(&manifest).await?;
-        // The last look: everything that the manifest names is there, as long as it says.
+        }
+    }
+
+    /// Writes the manifest, and takes the last look: everything that it names is there, as long as it says.
+    async fn publish(&mut self, manifest: &Manifest) -> Result<Report, Failure> {
+        self.store_manifest(manifest).await?;
         for object in manifest.objects() {
             let key = self.folder.join(&object.name)?;
             let there = self.destination.stat(&key).await?.map(|info| info.size);
@@ -400,32 +333,12 @@ impl Attempt<'_> {
                 return Err(wrong_size(&key, object.size, there));
             }
         }
-        let objects = manifest.objects().map(|Object { name, size, digest }| StoredObject {
-            name: name.clone(),
-            size: *size,
-            digest: digest.clone(),
-        });
-        Ok(Report {
-            phase: if reason.is_none() { Phase::Succeeded } else { Phase::Incomplete },
-            reason,
-            message: message.unwrap_or_else(|| format!("{} bytes read, {} bytes stored", raw.size, stored.size)),
-            folder: self.folder.to_string(),
-            ownership: self.ownership.clone(),
-            objects: objects.collect(),
-            bytes_read: raw.size,
-            bytes_stored: stored.size,
-            files: counts.map(|counts| counts.files),
-            shrunk: shrunk_message,
-            warnings: self.warnings.clone(),
-            exit_code: ending.exit_code,
-            pod: facts.pod.clone(),
-            consistency: facts.consistency,
-        })
+        Ok(Report::of(&self.folder, manifest, self.ownership.clone()))
     }
 
     /// Whether it is much smaller than those before it. Not knowing that spoils no backup, but is said.
-    async fn compare(&mut self, raw_size: u64, completion: &Completion) -> Option<Shrunk> {
-        let maximum = self.plan.maximum_shrink_percent.filter(|_| matches!(completion, Completion::Complete(_)))?;
+    async fn compare(&mut self, raw_size: u64, outcome: Outcome) -> Option<Shrunk> {
+        let maximum = self.plan.maximum_shrink_percent.filter(|_| outcome == Outcome::Complete)?;
         let archive = &self.plan.id.archive;
         let archives = match catalog::load(self.destination, &format!("{archive}/")).await {
             Ok(archives) => archives,
@@ -443,14 +356,15 @@ impl Attempt<'_> {
     }
 
     /// The last of what the command said, if it said anything.
-    async fn store_log(&mut self, log: &[u8]) -> Result<Option<Object>, Failure> {
+    async fn store_log(&mut self, completion: &Completion, pod: Option<&str>) -> Result<Option<Object>, Failure> {
+        let log = &completion.ending().log;
         if log.is_empty() {
             return Ok(None);
         }
         let log = &log[log.len().saturating_sub(LOG_LIMIT)..];
-        let encrypted = self.is_encrypted();
+        let encrypted = !self.plan.recipients.is_empty();
         let log = if encrypted { encrypt(&self.plan.recipients, log)? } else { Bytes::copy_from_slice(log) };
-        let name = layout::log_name(encrypted);
+        let name = layout::object_name(pod, &layout::log_name(encrypted));
         let key = self.folder.join(&name)?;
         self.written.push(key.clone());
         self.destination.put(&key, log.clone(), Put::Always).await?;
@@ -480,10 +394,6 @@ impl Attempt<'_> {
         Ok(())
     }
 
-    fn is_encrypted(&self) -> bool {
-        !self.plan.recipients.is_empty()
-    }
-
     fn warn(&mut self, warning: String) {
         if self.warnings.len() < WARNING_LIMIT {
             self.warnings.push(warning);
@@ -492,20 +402,11 @@ impl Attempt<'_> {
 
     /// Ends the source, throws away what was staged, removes what was written. Gives the failure, with what had to stay.
     async fn clean_up(mut self, mut failure: Failure) -> Failure {
+        self.stop.cancel();
         let mut stays: Vec<String> = Vec::new();
         let done = timeout(CLEANUP_LIMIT, async {
-            if let Some(mut capture) = self.capture.take() {
-                capture.bytes.close();
-                // It only ends now; what it says about that is not news.
-                let _ = timeout(SOURCE_END_LIMIT, capture.completion.as_mut()).await;
-            }
-            for segment in &mut self.segments {
-                if let Some(staged) = segment.staged.take()
-                    && let Err(e) = staged.abort().await
-                {
-                    tracing::warn!(key = %segment.key, reason = %e.reason, "an upload could not be aborted");
-                    stays.push(format!("an unfinished upload of {}", segment.name));
-                }
+            if let Some(part) = &mut self.part {
+                part.give_up(&mut stays).await;
             }
             while let Some(key) = self.written.last() {
                 if let Err(e) = self.destination.delete(key).await {
@@ -515,13 +416,13 @@ impl Attempt<'_> {
                         stays.push("perhaps the whole backup (its manifest could not be removed)".into());
                         break;
                     }
-                    stays.push(key.file_name().to_string());
+                    stays.push(below(&self.folder, key));
                 }
                 self.written.pop();
             }
         });
         if done.await.is_err() {
-            stays.extend(self.written.iter().map(|key| key.file_name().to_string()));
+            stays.extend(self.written.iter().map(|key| below(&self.folder, key)));
             stays.push("perhaps an unfinished upload".into());
         }
         if !stays.is_empty() {
@@ -531,12 +432,10 @@ impl Attempt<'_> {
     }
 }
 
-fn tar_failure(fault: &TarFault, raw_size: u64) -> Failure {
-    let reason = match fault {
-        TarFault::Truncated => Reason::ArchiveTruncated,
-        TarFault::Damaged(_) => Reason::StreamCorrupt,
-    };
-    Failure::new(reason, format!("{fault}, after {raw_size} bytes"))
+/// The name of an object below the attempt's folder.
+fn below(folder: &ObjectKey, key: &ObjectKey) -> String {
+    let name = key.as_str().strip_prefix(folder.as_str()).and_then(|rest| rest.strip_prefix('/'));
+    name.unwrap_or(key.as_str()).to_owned()
 }
 
 fn wrong_size(key: &ObjectKey, wanted: u64, there: Option<u64>) -> Failure {

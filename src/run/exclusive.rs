@@ -1,6 +1,6 @@
 //! **T** Things that one attempt at a time may have: keyed locks that are granted in the order they were asked for.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use tokio::sync::OwnedMutexGuard;
 
@@ -34,6 +34,20 @@ impl Exclusive {
     pub async fn lock(&self, key: &str) -> Turn {
         self.of(key).lock_owned().await
     }
+
+    /// All of these turns, if nobody has one of them or waits for it.
+    pub fn try_lock_all(&self, keys: &BTreeSet<String>) -> Option<Vec<Turn>> {
+        keys.iter().map(|key| self.try_lock(key)).collect()
+    }
+
+    /// All of these turns. Everybody asks in the order of the keys, so that no two wait for each other.
+    pub async fn lock_all(&self, keys: &BTreeSet<String>) -> Vec<Turn> {
+        let mut turns = Vec::with_capacity(keys.len());
+        for key in keys {
+            turns.push(self.lock(key).await);
+        }
+        turns
+    }
 }
 
 #[cfg(test)]
@@ -48,5 +62,28 @@ mod tests {
         assert!(all.try_lock("b").is_some());
         drop(first);
         assert!(all.try_lock("a").is_some());
+    }
+
+    #[tokio::test]
+    async fn several_are_had_together_or_not_at_all() {
+        let all = Exclusive::default();
+        let keys = |keys: &[&str]| keys.iter().map(ToString::to_string).collect::<BTreeSet<_>>();
+        let first = all.try_lock_all(&keys(&["a", "b"])).expect("free");
+        assert!(all.try_lock_all(&keys(&["b", "c"])).is_none());
+        assert!(all.try_lock("c").is_some(), "one that was not granted holds nothing");
+        assert!(all.try_lock_all(&keys(&[])).is_some());
+        // Two that want the same in another order do not wait for each other for ever.
+        drop(first);
+        let (one, other) = (keys(&["c", "a", "b"]), keys(&["b", "c", "a"]));
+        let take = async |keys: &BTreeSet<String>| {
+            for _ in 0..50 {
+                let turns = all.lock_all(keys).await;
+                tokio::task::yield_now().await;
+                drop(turns);
+            }
+        };
+        tokio::time::timeout(std::time::Duration::from_secs(60), async { tokio::join!(take(&one), take(&other)) })
+            .await
+            .expect("nobody waits for ever");
     }
 }

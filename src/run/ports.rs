@@ -9,6 +9,7 @@ use crate::error::Failure;
 use crate::validate::ValidatedJob;
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 
@@ -124,9 +125,9 @@ pub trait Executor: Send + Sync {
 /// An attempt that only has to be started.
 #[async_trait]
 pub trait Prepared: Send {
-    /// What it must have for itself while it works (a backup directory in a container), if anything.
-    fn exclusive(&self) -> Option<String>;
-    /// The pod that will be read.
+    /// What it must have for itself while it works (a backup directory in each container), if anything.
+    fn exclusive(&self) -> BTreeSet<String>;
+    /// The pod that will be read, or the names of all.
     fn pod(&self) -> Option<String>;
     /// Does the work. After `cancel` it cleans up and ends.
     async fn run(

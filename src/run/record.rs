@@ -19,6 +19,8 @@ pub const BACKOFF_LIMIT: Duration = Duration::from_mins(10);
 const CRASH_LIMIT: usize = 2;
 /// How many warnings a status keeps; the manifest has them all.
 const WARNINGS_LIMIT: usize = 20;
+/// Objects that a status names, as the schema has it; the manifest names all.
+const OBJECTS_LIMIT: usize = 1000;
 
 /// How often a run is tried, from its BackupJob.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -306,6 +308,7 @@ fn note_report(status: &mut BackupRunStatus, report: &Report) {
         },
         objects: objects
             .iter()
+            .take(OBJECTS_LIMIT)
             .map(|object| ObjectStatus {
                 name: object.name.clone(),
                 size: signed(object.size),

@@ -11,15 +11,14 @@
 //!
 //! What had to stay is said, not failed for: each attempt has a folder of its own, so that it is in nobody's way.
 
-use super::guard::shrunk_message;
-use super::report::{Ownership, Recovered, Report, StoredObject};
-use super::{AttemptId, Phase};
+use super::AttemptId;
+use super::report::{Ownership, Recovered, Report};
 use crate::api::names::ObjectKey;
 use crate::destination::{Destination, ObjectInfo};
-use crate::error::{Failure, Reason};
+use crate::error::Failure;
 use crate::repository::catalog::read_document;
 use crate::repository::layout;
-use crate::repository::manifest::{self, Manifest, Object, Outcome};
+use crate::repository::manifest::{self, Manifest};
 use futures::TryStreamExt;
 use std::collections::BTreeMap;
 
@@ -81,40 +80,7 @@ async fn whole(
     let ours = manifest.run_uid == id.run_uid.as_str() && manifest.attempt == id.attempt;
     let complete =
         manifest.objects().all(|object| there.get(&object.name).is_some_and(|info| info.size == object.size));
-    Ok((ours && complete).then(|| report(folder, &manifest)))
-}
-
-fn report(folder: &ObjectKey, manifest: &Manifest) -> Report {
-    let reason = match manifest.outcome {
-        Outcome::Complete => None,
-        Outcome::Incomplete => {
-            Some(manifest.reason.as_deref().and_then(Reason::parse).unwrap_or(Reason::SourceIncomplete))
-        }
-    };
-    let bytes = format!("{} bytes read, {} bytes stored", manifest.raw.size, manifest.stored.size);
-    Report {
-        phase: if reason.is_none() { Phase::Succeeded } else { Phase::Incomplete },
-        reason,
-        message: manifest.message.clone().unwrap_or(bytes),
-        folder: folder.to_string(),
-        objects: manifest
-            .objects()
-            .map(|Object { name, size, digest }| StoredObject {
-                name: name.clone(),
-                size: *size,
-                digest: digest.clone(),
-            })
-            .collect(),
-        bytes_read: manifest.raw.size,
-        bytes_stored: manifest.stored.size,
-        files: manifest.files,
-        shrunk: manifest.shrunk.as_ref().map(|shrunk| shrunk_message(manifest.raw.size, shrunk)),
-        warnings: manifest.warnings.clone(),
-        exit_code: manifest.exit_code,
-        pod: manifest.pod.clone(),
-        consistency: manifest.consistency,
-        ownership: Ownership::Ours,
-    }
+    Ok((ours && complete).then(|| Report::of(folder, &manifest, Ownership::Ours)))
 }
 
 /// Removes objects: the manifest first, `started.json` last.

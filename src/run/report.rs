@@ -1,9 +1,11 @@
 //! **P** What a backup is asked for, what it counts while it works, and what it reports.
 
+use super::guard::shrunk_message;
 use super::{AttemptId, Phase};
+use crate::api::names::ObjectKey;
 use crate::archive::encrypt::Recipient;
 use crate::error::Reason;
-use crate::repository::manifest::Owner;
+use crate::repository::manifest::{Manifest, Object, Outcome, Owner};
 use crate::source::Consistency;
 use serde_json::Value;
 use std::sync::atomic::AtomicU64;
@@ -59,7 +61,7 @@ pub enum Ownership {
 /// One stored object of a backup.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StoredObject {
-    /// File name below the folder.
+    /// Name below the folder: `dump.zst`, or `web-0/dump.zst` where each pod has a folder.
     pub name: String,
     /// Size in bytes.
     pub size: u64,
@@ -92,12 +94,54 @@ pub struct Report {
     pub shrunk: Option<String>,
     /// Said but not fatal.
     pub warnings: Vec<String>,
-    /// Exit code of the command.
+    /// Exit code of the command; of several pods that of one where it failed.
     pub exit_code: Option<i32>,
-    /// Pod that was read.
+    /// Pod that was read, or the names of those that were, in order.
     pub pod: Option<String>,
     /// How far the content belongs to one moment.
     pub consistency: Consistency,
+}
+
+impl Report {
+    /// What a manifest says, as it was stored in `folder`.
+    pub fn of(folder: &ObjectKey, manifest: &Manifest, ownership: Ownership) -> Self {
+        let reason = match manifest.outcome {
+            Outcome::Complete => None,
+            Outcome::Incomplete => {
+                Some(manifest.reason.as_deref().and_then(Reason::parse).unwrap_or(Reason::SourceIncomplete))
+            }
+        };
+        let bytes = format!("{} bytes read, {} bytes stored", manifest.raw.size, manifest.stored.size);
+        let objects = manifest.objects().map(|Object { name, size, digest }| StoredObject {
+            name: name.clone(),
+            size: *size,
+            digest: digest.clone(),
+        });
+        let pods = manifest.each().unwrap_or_default();
+        let of_pods = pods.iter().flat_map(|pod| {
+            let warnings = pod.data.iter().flat_map(|data| &data.warnings);
+            warnings.map(|warning| format!("{}: {warning}", pod.name))
+        });
+        // The command's where it failed, before one where it did not.
+        let failed = pods.iter().filter(|pod| pod.data.is_none()).find_map(|pod| pod.exit_code);
+        let exit_code = failed.or(manifest.exit_code).or_else(|| pods.iter().find_map(|pod| pod.exit_code));
+        Self {
+            phase: if reason.is_none() { Phase::Succeeded } else { Phase::Incomplete },
+            reason,
+            message: manifest.message.clone().unwrap_or(bytes),
+            folder: folder.to_string(),
+            ownership,
+            objects: objects.collect(),
+            bytes_read: manifest.raw.size,
+            bytes_stored: manifest.stored.size,
+            files: manifest.files,
+            shrunk: manifest.shrunk.as_ref().map(|shrunk| shrunk_message(manifest.raw.size, shrunk)),
+            warnings: manifest.warnings.iter().cloned().chain(of_pods).collect(),
+            exit_code,
+            pod: manifest.pod.as_ref().map(ToString::to_string),
+            consistency: manifest.consistency,
+        }
+    }
 }
 
 /// What was found of an attempt whose process died.

@@ -312,7 +312,7 @@ impl RunTask {
         let (job, valid) = self.valid_job().await?;
         let retry = Retry { limit: valid.retry_limit, backoff: valid.retry_backoff };
         let generation = self.run.metadata.generation;
-        let (prepared, _directory_turn) = match self.prepare(&valid).await {
+        let (prepared, _directory_turns) = match self.prepare(&valid).await {
             Ok(ready) => ready,
             Err(Stop::Failed(failure)) => {
                 let backed_up = job.status.as_ref().is_some_and(|status| status.last_success_time.is_some());
@@ -340,23 +340,21 @@ impl RunTask {
     async fn prepare(
         &mut self,
         valid: &ValidatedJob,
-    ) -> Result<(Box<dyn Prepared>, Option<super::exclusive::Turn>), Stop> {
+    ) -> Result<(Box<dyn Prepared>, Vec<super::exclusive::Turn>), Stop> {
         let shared = Arc::clone(&self.shared);
         let prepare = || in_time(PREPARE_LIMIT, "preparing the attempt", shared.executor.prepare(valid));
         loop {
             let prepared = self.or_cancel(prepare()).await??;
-            let Some(key) = prepared.exclusive() else {
-                return Ok((prepared, None));
-            };
-            if let Some(turn) = shared.exclusive.try_lock(&key) {
-                return Ok((prepared, Some(turn)));
+            let keys = prepared.exclusive();
+            if let Some(turns) = shared.exclusive.try_lock_all(&keys) {
+                return Ok((prepared, turns));
             }
             self.say_waiting("waits for another backup that uses the same directory in the same container").await?;
-            let turn = self.or_cancel(shared.exclusive.lock(&key)).await?;
+            let turns = self.or_cancel(shared.exclusive.lock_all(&keys)).await?;
             // The pod may be another one by now, so it is looked for again.
             let again = self.or_cancel(prepare()).await??;
-            if again.exclusive().as_ref() == Some(&key) {
-                return Ok((again, Some(turn)));
+            if again.exclusive() == keys {
+                return Ok((again, turns));
             }
         }
     }

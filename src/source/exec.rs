@@ -12,7 +12,7 @@ use super::wrapper::{Nonce, Plan, STAGED_LIMIT_KIB, Transcript, Verdict};
 use super::{CHANNEL_CHUNKS, Capture, CaptureFacts, Completion, Consistency, Content, Ending, Source};
 use crate::error::{Failure, Reason, cut};
 use crate::run::AttemptId;
-use crate::target::{ResolvedPod, gone};
+use crate::target::{ResolvedPod, find_again, gone};
 use crate::tenant::{Account, Tenants, code, unavailable};
 use crate::validate::{Copy, Dump, DumpForm, Hooks, Work};
 use async_trait::async_trait;
@@ -38,6 +38,8 @@ pub struct ExecSource {
     plan: Plan,
     times: Times,
     hidden: Hidden,
+    /// The pod was found a while ago.
+    looks_again: bool,
 }
 
 impl ExecSource {
@@ -63,7 +65,7 @@ impl ExecSource {
             staged_limit_kib: STAGED_LIMIT_KIB,
             limits_volumes: false,
         };
-        Self { tenants, account, pod, plan, times: Times::default(), hidden: Hidden::default() }
+        Self { tenants, account, pod, plan, times: Times::default(), hidden: Hidden::default(), looks_again: false }
     }
 
     /// The same, with commands before and after.
@@ -87,6 +89,13 @@ impl ExecSource {
             self.plan.staged_limit_kib = bytes.div_ceil(1024);
             self.plan.limits_volumes = true;
         }
+        self
+    }
+
+    /// The same, for a pod that waits for its turn: whether it is still that pod, and Ready, is looked at when it is opened.
+    #[must_use]
+    pub const fn at_its_turn(mut self) -> Self {
+        self.looks_again = true;
         self
     }
 
@@ -153,10 +162,14 @@ impl Source for ExecSource {
         };
         let opening = async {
             let client = self.tenants.client_of(&self.account).await?;
+            let pod = match self.looks_again {
+                true => find_again(&client, &self.account, &self.pod).await?,
+                false => self.pod.clone(),
+            };
             let session = exec_loop::open(&client, self.place(), &argv, &self.times).await;
-            session.map_err(|error| self.open_failure(&error))
+            session.map(|session| (pod, session)).map_err(|error| self.open_failure(&error))
         };
-        let session = tokio::select! {
+        let (pod, session) = tokio::select! {
             () = cancel.cancelled() => return Err(cancelled()),
             session = opening => session?,
         };
@@ -179,7 +192,7 @@ impl Source for ExecSource {
         let stop = cancel.child_token();
         let guard = stop.clone().drop_guard();
         let (tenants, account) = (self.tenants.clone(), self.account.clone());
-        let (pod, times, hidden) = (self.pod.clone(), self.times, self.hidden.clone());
+        let (times, hidden) = (self.times, self.hidden.clone());
         tokio::spawn(async move {
             let mut conversation = Conversation::new(&plan, filter);
             let end = session.run(&mut conversation, sender, &times, &stop).await;

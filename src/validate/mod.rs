@@ -80,6 +80,15 @@ impl WorkloadKind {
     }
 }
 
+/// Which pods of a workload are backed up in one run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pods {
+    /// The first Ready one.
+    First,
+    /// All of them, each with an archive of its own.
+    Each,
+}
+
 /// What is backed up.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Target {
@@ -93,6 +102,8 @@ pub struct Target {
     pub path: Option<String>,
     /// Container by name; `None`: the default-container annotation, else the first.
     pub container: Option<String>,
+    /// Which of a workload's pods.
+    pub pods: Pods,
     /// What a workload's pods must have to be chosen; without a rule, all of them.
     pub pod_selector: Selector,
 }

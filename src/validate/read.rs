@@ -3,8 +3,8 @@
 
 use super::problems::{Invalid, Problems};
 use super::{
-    DEFAULT_SERVICE_ACCOUNT, DestinationPlan, Hooks, Target, Timing, ValidatedJob, Work, WorkloadKind, later, options,
-    pod_selector, settings, strategy, timing::timing,
+    DEFAULT_SERVICE_ACCOUNT, DestinationPlan, Hooks, Pods, Target, Timing, ValidatedJob, Work, WorkloadKind, later,
+    options, pod_selector, settings, strategy, timing::timing,
 };
 use crate::api::backup_job::{
     BackupJob, BackupJobSpec, CompressionSpec, DeletionPolicy, DestinationSpec, DestinationType, NamedDestination,
@@ -315,7 +315,17 @@ fn target(
     if let Some(container) = container {
         object_name("spec.target.container", container, problems);
     }
-    problems.default_only("spec.target.pods", pods.as_ref(), &PodChoice::First);
+    let pods = match pods {
+        None | Some(PodChoice::First) => Pods::First,
+        Some(PodChoice::Each) => Pods::Each,
+        Some(unknown @ PodChoice::Unknown(_)) => {
+            problems.unsupported("spec.target.pods", unknown);
+            Pods::First
+        }
+    };
+    if workload == Some(WorkloadKind::Pod) && pods == Pods::Each {
+        problems.invalid("spec.target.pods", "Each is for the pods of a workload; a Pod is one, leave it out");
+    }
     let chooses = pod_selector.as_ref().is_some_and(later::narrows);
     if workload == Some(WorkloadKind::Pod) && chooses {
         problems.invalid("spec.target.podSelector", "chooses among a workload's pods; a Pod has none to choose from");
@@ -331,6 +341,7 @@ fn target(
             Some(path) => Some(path?),
         },
         container: container.clone(),
+        pods,
         pod_selector,
     })
 }

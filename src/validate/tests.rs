@@ -114,6 +114,9 @@ fn what_is_implemented_is_read() {
         assert_eq!(job("spec.target.kind", json!(word)).target.kind, kind);
         assert_eq!(kind.as_str(), word);
     }
+    assert_eq!(job("spec.target.pods", Value::Null).target.pods, Pods::First);
+    assert_eq!(job("spec.target.pods", json!("First")).target.pods, Pods::First);
+    assert_eq!(job("spec.target.pods", json!("Each")).target.pods, Pods::Each);
     let rules = json!([
         { "key": "role", "operator": "In", "values": ["replica", "spare"] },
         { "key": "example.com/old", "operator": "DoesNotExist" },
@@ -185,6 +188,12 @@ fn what_does_not_hold_is_refused_with_its_path_and_reason() {
             "spec.target",
             json!({ "kind": "Pod", "name": "x", "podSelector": { "matchLabels": { "a": "b" } } }),
             "spec.target.podSelector",
+            Reason::InvalidSpec,
+        ),
+        (
+            "spec.target",
+            json!({ "kind": "Pod", "name": "x", "pods": "Each" }),
+            "spec.target.pods: Each is for the pods of a workload",
             Reason::InvalidSpec,
         ),
         ("spec.target.podSelector", json!({ "matchLabels": { "a b": "c" } }), "matchLabels.a b", Reason::InvalidSpec),
@@ -299,7 +308,7 @@ fn not_implemented() -> Vec<(&'static str, Value, &'static str)> {
     let field = |path, value| (path, value, path);
     vec![
         field("spec.target.kind", json!("CronTab")),
-        field("spec.target.pods", json!("Each")),
+        field("spec.target.pods", json!("Some")),
         (
             "spec.target.podSelector.matchExpressions",
             json!([{ "key": "a", "operator": "Near" }]),

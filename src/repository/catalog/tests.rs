@@ -2,7 +2,7 @@ use super::*;
 use crate::destination::faulty::{Fault, Faulty, Operation};
 use crate::destination::object_store::ObjectStore;
 use crate::destination::{Destination, Put};
-use crate::repository::manifest::{FORMAT_VERSION, to_bytes};
+use crate::repository::manifest::{EACH_FORMAT_VERSION, to_bytes};
 use chrono::{DateTime, Utc};
 use std::sync::Arc;
 
@@ -32,7 +32,7 @@ async fn backups_are_listed_newest_first_and_damage_is_shown() {
     backup(&*d, "default/pg/", "new", 3, Outcome::Incomplete).await;
     backup(&*d, "default/pg/", "mid", 2, Outcome::Complete).await;
     put(&*d, "default/pg/broken-1/manifest.json", "{ not json").await;
-    put(&*d, "default/pg/newer-1/manifest.json", format!("{{\"formatVersion\": {}}}", FORMAT_VERSION + 1)).await;
+    put(&*d, "default/pg/newer-1/manifest.json", format!("{{\"formatVersion\": {}}}", EACH_FORMAT_VERSION + 1)).await;
     put(&*d, "default/pg/at-work-1/started.json", "{}").await;
     put(&*d, "stranger.txt", "x").await;
     let archives = load(&*d, "").await.unwrap();

@@ -73,7 +73,7 @@ fn fields_of_the_future_are_ignored_and_versions_refused() {
     value["somethingNew"] = serde_json::json!({"a": 1});
     value["segments"][0]["tier"] = "cold".into();
     assert_eq!(parse::<Manifest>("m", value.to_string().as_bytes()).unwrap(), sample());
-    value["formatVersion"] = 2.into();
+    value["formatVersion"] = 3.into();
     value["segments"] = "has another form now".into();
     let newer = parse::<Manifest>("m", value.to_string().as_bytes()).unwrap_err();
     assert_eq!(newer.reason, Reason::NotSupported);

@@ -1,4 +1,4 @@
-use super::*;
+use super::{restore as restore_part, *};
 use crate::api::names::{JobRef, ObjectKey, RunName, Uid};
 use crate::archive::encrypt::Recipient;
 use crate::clock::FixedClock;
@@ -31,6 +31,19 @@ impl Source for Fixed {
         let ending = Ending { log: b"said".to_vec(), ..Ending::default() };
         Ok(Capture { facts, bytes, completion: async { Ok(Completion::Complete(ending)) }.boxed() })
     }
+}
+
+/// Restores a backup that is one archive.
+async fn restore(
+    destination: &dyn Destination,
+    backup: &Backup,
+    identities: &Identities,
+    target: Box<dyn RestoreTarget>,
+    progress: &Arc<Progress>,
+) -> Result<Written, Failure> {
+    let parts = backup.manifest.parts();
+    assert_eq!(parts.len(), 1);
+    restore_part(destination, backup, &parts[0], identities, target, progress).await
 }
 
 /// What a target was given.

@@ -1,12 +1,15 @@
 use super::*;
 use crate::api::names::{JobRef, RunName, Uid};
+use crate::archive::Tally;
 use crate::archive::decode::Reader;
 use crate::clock::FixedClock;
 use crate::destination::faulty::{Fault, Faulty, Operation};
 use crate::destination::object_store::ObjectStore;
 use crate::repository::catalog;
-use crate::run::AttemptId;
-use crate::source::{CHANNEL_CHUNKS, CHUNK_LIMIT, Consistency, Ending};
+use crate::repository::manifest::{FORMAT_VERSION, OwnerDocument};
+use crate::run::report::StoredObject;
+use crate::run::{AttemptId, Phase};
+use crate::source::{CHANNEL_CHUNKS, CHUNK_LIMIT, Capture, CaptureFacts, Consistency, Content, Ending};
 use async_trait::async_trait;
 use futures::{FutureExt, TryStreamExt};
 use std::io::Read as _;
@@ -14,7 +17,10 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use tokio::sync::mpsc;
 
+mod each;
+
 /// A source that says what it was told to say.
+#[derive(Clone)]
 struct Scripted {
     content: Content,
     bytes: Vec<u8>,
@@ -186,7 +192,8 @@ async fn a_whole_dump_becomes_a_backup() {
     assert_eq!((manifest.raw.size, manifest.stored.size), (5_000_000, report.bytes_stored));
     assert_eq!(manifest.raw.digest, blake3::hash(&dump).to_hex().to_string());
     assert_eq!(manifest.stored.digest, manifest.segments[0].digest);
-    assert_eq!((manifest.pod.as_deref(), manifest.exit_code), (Some("postgres-0"), Some(0)));
+    assert_eq!((manifest.pod.clone(), manifest.exit_code), (Some("postgres-0".into()), Some(0)));
+    assert_eq!(manifest.format_version, FORMAT_VERSION);
 }
 
 #[tokio::test]
@@ -469,7 +476,7 @@ async fn a_large_backup_has_several_objects() {
     let (plan, progress, cancel) = (plan(), Progress::default(), CancellationToken::new());
     let source = Scripted::new(Content::Raw, dump.clone());
     let report =
-        back_up_in_segments(&plan, &source, &destination, &clock, &progress, &cancel, 4_500_000).await.unwrap();
+        carry_out(&plan, Sources::One(&source), &destination, &clock, &progress, &cancel, 4_500_000).await.unwrap();
     let names: Vec<&str> = report.objects.iter().map(|o| o.name.as_str()).collect();
     assert_eq!(names, ["dump.zst", "dump.zst.0001", "dump.zst.0002", "log.txt"]);
     assert!(restored(&destination, &report.objects).await == dump);
@@ -490,7 +497,7 @@ async fn a_large_backup_has_several_objects() {
     // One that fails half-way aborts all of them.
     let destination = memory().once(Operation::Commit, ".0001", 1, Fault::Fail(Reason::DestinationUnavailable));
     let source = Scripted::new(Content::Raw, dump);
-    back_up_in_segments(&plan, &source, &destination, &clock, &progress, &cancel, 4_500_000).await.unwrap_err();
+    carry_out(&plan, Sources::One(&source), &destination, &clock, &progress, &cancel, 4_500_000).await.unwrap_err();
     assert_nothing_left(&destination, "a segment that failed").await;
 }
 
@@ -508,7 +515,7 @@ async fn an_encrypted_backup_is_cut_after_it_was_encrypted() {
     let (plan, progress, cancel) = (Plan { recipients, ..plan() }, Progress::default(), CancellationToken::new());
     let source = Scripted::new(Content::Raw, dump.clone());
     let report =
-        back_up_in_segments(&plan, &source, &destination, &clock, &progress, &cancel, 4_500_000).await.unwrap();
+        carry_out(&plan, Sources::One(&source), &destination, &clock, &progress, &cancel, 4_500_000).await.unwrap();
     let names: Vec<&str> = report.objects.iter().map(|o| o.name.as_str()).collect();
     assert_eq!(names, ["dump.zst.age", "dump.zst.age.0001", "dump.zst.age.0002", "log.txt.age"]);
     assert_eq!(progress.stored.load(Ordering::Relaxed), report.bytes_stored);

@@ -4,6 +4,7 @@ use crate::clock::FixedClock;
 use crate::destination::Put;
 use crate::destination::faulty::{Fault, Faulty, Operation};
 use crate::destination::object_store::ObjectStore;
+use crate::error::Reason;
 use crate::run::backup::back_up;
 use crate::run::report::{Plan, Progress};
 use crate::source::{CHANNEL_CHUNKS, Capture, CaptureFacts, Completion, Consistency, Content, Ending, Source};

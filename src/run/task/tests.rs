@@ -10,7 +10,7 @@ use crate::run::supervisor::Supervisor;
 use crate::source::Consistency;
 use async_trait::async_trait;
 use serde_json::json;
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering as Atomic};
 use tokio::sync::Notify;
@@ -88,8 +88,8 @@ struct Work(Arc<Stage>, Act);
 
 #[async_trait]
 impl Prepared for Work {
-    fn exclusive(&self) -> Option<String> {
-        None
+    fn exclusive(&self) -> BTreeSet<String> {
+        BTreeSet::new()
     }
     fn pod(&self) -> Option<String> {
         Some("postgres-0".into())

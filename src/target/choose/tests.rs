@@ -1,5 +1,6 @@
 use super::*;
 use crate::api::names::Namespace;
+use crate::validate::Pods;
 use kube::core::{Expression, Selector};
 use serde_json::{Value, json};
 
@@ -10,6 +11,7 @@ pub(in crate::target) fn target(container: Option<&str>) -> Target {
         namespace: Namespace::new("db").unwrap(),
         path: None,
         container: container.map(str::to_owned),
+        pods: Pods::First,
         pod_selector: Selector::default(),
     }
 }
@@ -60,7 +62,7 @@ fn of(kind: WorkloadKind) -> Target {
 
 fn chosen(target: &Target, owners: &[&str], pods: Vec<Pod>) -> Vec<String> {
     let owners: Vec<String> = owners.iter().map(ToString::to_string).collect();
-    candidates(target, &owners, pods, 3).pods.iter().map(ResourceExt::name_any).collect()
+    candidates(target, &owners, pods, 3, 0).pods.iter().map(ResourceExt::name_any).collect()
 }
 
 #[test]
@@ -71,7 +73,7 @@ fn of_a_statefulset_the_first_ready_pod_by_ordinal_is_taken() {
         stranger
     };
     let pods = vec![pod("pg-10", &ready()), pod("pg-2", &ready()), pod("pg-1", &waiting()), stranger];
-    let found = candidates(&target(None), &["set".to_owned()], pods, 3);
+    let found = candidates(&target(None), &["set".to_owned()], pods, 3, 0);
     assert_eq!(first_ready(&target(None), found).unwrap().name_any(), "pg-2");
 }
 
@@ -119,7 +121,7 @@ fn a_selector_narrows_and_says_when_it_leaves_nothing() {
     replica.labels_mut().insert("role".to_owned(), "replica".to_owned());
     let pods = vec![pod("pg-0", &ready()), pod("pg-1", &ready()), replica];
     assert_eq!(chosen(&narrow, &["set"], pods.clone()), ["pg-2"]);
-    let found = candidates(&narrow, &["set".to_owned()], pods[..2].to_vec(), 2);
+    let found = candidates(&narrow, &["set".to_owned()], pods[..2].to_vec(), 2, 0);
     let failure = first_ready(&narrow, found).unwrap_err();
     assert_eq!(failure.reason, Reason::TargetNotReady);
     assert!(failure.message.contains("none of its 2 pods has the labels"), "{failure}");
@@ -128,7 +130,7 @@ fn a_selector_narrows_and_says_when_it_leaves_nothing() {
 #[test]
 fn what_is_not_ready_is_said() {
     let said = |pods, replicas| {
-        let found = candidates(&target(None), &["set".to_owned()], pods, replicas);
+        let found = candidates(&target(None), &["set".to_owned()], pods, replicas, 0);
         first_ready(&target(None), found).unwrap_err()
     };
     let failure = said(vec![pod("pg-0", &waiting())], 1);
@@ -143,4 +145,85 @@ fn what_is_not_ready_is_said() {
     assert_eq!(readiness(&leaving), Err("is being deleted".to_owned()));
     let unscheduled = json!({"phase": "Pending", "conditions": [{"type": "PodScheduled", "status": "False", "reason": "Unschedulable"}]});
     assert_eq!(readiness(&pod("pg-0", &unscheduled)), Err("is Pending: Unschedulable".to_owned()));
+}
+
+/// What is found of each pod: its name, and why it cannot be read.
+fn found(target: &Target, pods: Vec<Pod>, replicas: i32, first_ordinal: i32) -> Result<Vec<(String, String)>, Failure> {
+    let owners = ["set".to_owned()];
+    let found = each(target, candidates(target, &owners, pods, replicas, first_ordinal))?;
+    Ok(found.into_iter().map(|(name, pod)| (name, pod.err().map(|e| e.message).unwrap_or_default())).collect())
+}
+
+fn leaving(mut pod: Pod) -> Pod {
+    pod.metadata.deletion_timestamp = serde_json::from_value(json!("2026-11-24T02:00:00Z")).unwrap();
+    pod
+}
+
+fn names(found: &[(String, String)]) -> Vec<&str> {
+    found.iter().map(|(name, _)| name.as_str()).collect()
+}
+
+#[test]
+fn each_pod_of_a_statefulset_comes_by_its_ordinal_and_none_is_overlooked() {
+    let pods = vec![pod("pg-10", &ready()), pod("pg-2", &ready()), pod("pg-1", &waiting()), pod("pg-0", &ready())];
+    let all = found(&target(None), pods.clone(), 4, 0).unwrap();
+    assert_eq!(names(&all), ["pg-0", "pg-1", "pg-2", "pg-10"]);
+    assert_eq!(all[1].1, "pod db/pg-1 is Pending: container postgres ImagePullBackOff");
+    assert!(all.iter().filter(|(name, _)| name != "pg-1").all(|(_, why)| why.is_empty()));
+    // One that it should have and that is not there; one that goes, and whose successor has its name.
+    let all = found(&target(None), pods[1..].to_vec(), 4, 0).unwrap();
+    assert_eq!((names(&all), all[3].1.as_str()), (vec!["pg-0", "pg-1", "pg-2", "pg-3"], "pod db/pg-3 is not there"));
+    let goes = vec![pod("pg-0", &ready()), leaving(pod("pg-1", &ready()))];
+    let all = found(&target(None), goes, 2, 0).unwrap();
+    assert_eq!((names(&all), all[1].1.as_str()), (vec!["pg-0", "pg-1"], "pod db/pg-1 is being deleted"));
+    // Scaled down: one that goes for good is none of them.
+    let goes = vec![pod("pg-0", &ready()), leaving(pod("pg-1", &ready()))];
+    assert_eq!(names(&found(&target(None), goes, 1, 0).unwrap()), ["pg-0"]);
+    let counted_from_five = vec![pod("pg-5", &ready())];
+    assert_eq!(names(&found(&target(None), counted_from_five, 2, 5).unwrap()), ["pg-5", "pg-6"]);
+}
+
+#[test]
+fn each_pod_of_others_is_counted() {
+    let deployment = of(WorkloadKind::Deployment);
+    let evicted = json!({"phase": "Failed", "reason": "Evicted"});
+    let pods = vec![
+        aged("a-1", "set", 1, &ready()),
+        aged("a-2", "set", 2, &evicted),
+        leaving(aged("a-0", "set", 0, &ready())),
+        aged("a-3", "set", 3, &ready()),
+    ];
+    assert_eq!(names(&found(&deployment, pods.clone(), 2, 0).unwrap()), ["a-1", "a-3"], "those that were replaced");
+    let all = found(&deployment, pods, 3, 0).unwrap();
+    assert_eq!((names(&all)[..2].to_vec(), all[2].0.as_str()), (vec!["a-1", "a-3"], "pg (3 of 3)"));
+    assert!(all[2].1.ends_with("is not there"), "{all:?}");
+}
+
+#[test]
+fn a_selector_narrows_each_too() {
+    let mut narrow = target(None);
+    narrow.pod_selector.extend([Expression::Equal("role".to_owned(), "replica".to_owned())]);
+    let mut replica = pod("pg-1", &ready());
+    replica.labels_mut().insert("role".to_owned(), "replica".to_owned());
+    let pods = vec![pod("pg-0", &ready()), replica];
+    assert_eq!(names(&found(&narrow, pods.clone(), 2, 0).unwrap()), ["pg-1"], "the primary is passed over, not missed");
+    // The third may have been one of them: nobody knows.
+    assert_eq!(names(&found(&narrow, pods.clone(), 3, 0).unwrap()), ["pg-1", "pg-2"]);
+    let failure = found(&narrow, pods[..1].to_vec(), 1, 0).unwrap_err();
+    assert!(failure.message.contains("none of its 1 pods has the labels"), "{failure}");
+}
+
+#[test]
+fn each_of_none_is_a_failure() {
+    for (pods, replicas, said) in [
+        (vec![], 0, "scaled to 0"),
+        (vec![], 2, "pg-1 is not there"),
+        (vec![pod("pg-0", &waiting())], 1, "ImagePullBackOff"),
+        (vec![leaving(pod("pg-0", &ready()))], 1, "is being deleted"),
+        (vec![leaving(pod("pg-0", &ready()))], 0, "scaled to 0"),
+    ] {
+        let failure = found(&target(None), pods, replicas, 0).unwrap_err();
+        assert_eq!(failure.reason, Reason::TargetNotReady, "{said}");
+        assert!(failure.message.contains(said), "{failure}");
+    }
 }

@@ -1,0 +1,94 @@
+//! **O** The first two documents of an attempt: whose archive it is, and who is writing.
+
+use super::Attempt;
+use crate::destination::{Put, Stored};
+use crate::error::{Failure, Reason};
+use crate::repository::catalog::read_document;
+use crate::repository::layout;
+use crate::repository::manifest::{self, FORMAT_VERSION, Owner, OwnerDocument, StartedDocument};
+use crate::run::AttemptId;
+use crate::run::report::Ownership;
+
+/// The owner that an attempt writes for.
+pub(super) fn owner(id: &AttemptId) -> Owner {
+    Owner {
+        cluster_id: id.cluster_id.to_string(),
+        namespace: id.job.namespace.to_string(),
+        job: id.job.name.to_string(),
+        job_uid: id.job_uid.to_string(),
+    }
+}
+
+impl Attempt<'_> {
+    /// `owner.json` if there is none, then `started.json`.
+    pub(super) async fn claim_folder(&mut self) -> Result<(), Failure> {
+        let id = &self.plan.id;
+        let owner = owner(id);
+        self.claim_archive(&owner).await?;
+        let started = manifest::to_bytes(&StartedDocument {
+            format_version: FORMAT_VERSION,
+            owner,
+            run: id.run.to_string(),
+            run_uid: id.run_uid.to_string(),
+            attempt: id.attempt,
+            started_at: self.started_at,
+            operator_version: env!("CARGO_PKG_VERSION").into(),
+        })?;
+        let key = self.folder.join(layout::STARTED)?;
+        self.written.push(key.clone());
+        match self.destination.put(&key, started, Put::IfAbsent).await? {
+            Stored::Written => Ok(()),
+            Stored::AlreadyThere => {
+                // Not ours: it is not removed.
+                self.written.clear();
+                let message =
+                    format!("the folder {} is in use by another attempt; the next one takes another", self.folder);
+                Err(Failure::new(Reason::DestinationMismatch, message))
+            }
+        }
+    }
+
+    /// Whose archive it is. It is taken over from an earlier BackupJob of the same name in the same cluster, and from whom
+    /// the user says. Another owner's is written to all the same: a backup in a strange folder is better than none, but
+    /// nothing there may ever be deleted for this job's sake.
+    async fn claim_archive(&mut self, owner: &Owner) -> Result<(), Failure> {
+        let key = self.plan.id.archive.join(layout::OWNER)?;
+        let ours = manifest::to_bytes(&OwnerDocument { format_version: FORMAT_VERSION, owner: owner.clone() })?;
+        let there = match read_document(self.destination, &key).await {
+            Ok(there) => there,
+            Err(e) if e.reason == Reason::BackupNotFound => {
+                match self.destination.put(&key, ours.clone(), Put::IfAbsent).await? {
+                    Stored::Written => return Ok(()),
+                    Stored::AlreadyThere => read_document(self.destination, &key).await?,
+                }
+            }
+            Err(e) => return Err(e),
+        };
+        match manifest::parse::<OwnerDocument>(key.as_str(), &there) {
+            Ok(there) if there.owner == *owner => {}
+            Ok(OwnerDocument { owner: old, .. }) => {
+                let archive = &self.plan.id.archive;
+                let again =
+                    (&old.cluster_id, &old.namespace, &old.job) == (&owner.cluster_id, &owner.namespace, &owner.job);
+                if again || self.plan.adopt.as_ref() == Some(&old.id()) {
+                    self.destination.put(&key, ours, Put::Always).await?;
+                    let which = if again { "an earlier BackupJob" } else { "BackupJob" };
+                    let note = format!(
+                        "{archive} belonged to {which} {}/{} ({}) of cluster {} and was taken over",
+                        old.namespace, old.job, old.job_uid, old.cluster_id
+                    );
+                    self.warn(note.clone());
+                    self.ownership = Ownership::TakenOver(note);
+                } else {
+                    self.warn(format!(
+                        "{archive} belongs to BackupJob {}/{} ({}) of cluster {}: nothing there is ever deleted for this one",
+                        old.namespace, old.job, old.job_uid, old.cluster_id
+                    ));
+                    self.ownership = Ownership::Foreign(old);
+                }
+            }
+            Err(failure) => self.warn(failure.message),
+        }
+        Ok(())
+    }
+}
