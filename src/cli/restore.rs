@@ -210,8 +210,8 @@ async fn each(
             Err(failure) if failure.reason == Reason::BackupNotFound && !paths.is_empty() => {
                 all.problem(format!("{pod}: {}", failure.message));
                 without = Some(failure);
-                // It is empty; where it is not, it stays.
-                let _ = std::fs::remove_dir(&folder);
+                // Nothing but folders on the way to what was asked for, which were made just now.
+                let _ = std::fs::remove_dir_all(&folder);
             }
             Err(failure) => return Err(failure.while_doing(format_args!("pod {pod}"))),
         }

@@ -53,12 +53,12 @@ use crate::repository::manifest::{self, Manifest, Object, Outcome, Shrunk};
 use crate::source::{Completion, Source};
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
-use part::{Broken, Captured, Kept, Part};
+use part::{Broken, Captured, Part};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
-use verdict::{Fate, Frame, of_each, of_one};
+use verdict::{Fate, Frame, Kept, of_each, of_one};
 
 mod claim;
 mod part;
@@ -211,7 +211,7 @@ impl<'a> Attempt<'a> {
         let cancel = self.cancel;
         let captured = unless_cancelled(cancel, async {
             self.claim_folder().await?;
-            Ok::<Captured, Failure>(self.begin(None).capture(source).await?)
+            Ok::<Captured, Failure>(Box::pin(self.begin(None).capture(source)).await?)
         });
         let captured = captured.await??;
         let published = async {
@@ -263,7 +263,8 @@ impl<'a> Attempt<'a> {
             Err(failure) => return Ok(Fate::Missing(failure.clone())),
         };
         let files = self.progress.files.load(Ordering::Relaxed);
-        let captured = unless_cancelled(cancel, self.begin(Some(member.pod.clone())).capture(source.as_ref())).await?;
+        let capture = Box::pin(self.begin(Some(member.pod.clone())).capture(source.as_ref()));
+        let captured = unless_cancelled(cancel, capture).await?;
         match captured {
             Ok(captured) => {
                 let kept = within_grace(cancel, self.keep(captured, Some(&member.pod))).await;

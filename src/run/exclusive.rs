@@ -82,7 +82,7 @@ mod tests {
                 drop(turns);
             }
         };
-        tokio::time::timeout(std::time::Duration::from_secs(60), async { tokio::join!(take(&one), take(&other)) })
+        tokio::time::timeout(std::time::Duration::from_mins(1), async { tokio::join!(take(&one), take(&other)) })
             .await
             .expect("nobody waits for ever");
     }

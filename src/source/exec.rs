@@ -162,10 +162,8 @@ impl Source for ExecSource {
         };
         let opening = async {
             let client = self.tenants.client_of(&self.account).await?;
-            let pod = match self.looks_again {
-                true => find_again(&client, &self.account, &self.pod).await?,
-                false => self.pod.clone(),
-            };
+            let pod =
+                if self.looks_again { find_again(&client, &self.account, &self.pod).await? } else { self.pod.clone() };
             let session = exec_loop::open(&client, self.place(), &argv, &self.times).await;
             session.map(|session| (pod, session)).map_err(|error| self.open_failure(&error))
         };

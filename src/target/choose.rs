@@ -82,11 +82,11 @@ pub(super) fn first_ready(target: &Target, candidates: Candidates) -> Result<Pod
             Err(why) => reasons.push(format!("{} {why}", pod.name_any())),
         }
     }
-    Err(not_ready(target, &some(reasons).unwrap_or(none)))
+    Err(not_ready(target, &some(&reasons).unwrap_or(none)))
 }
 
 /// Some of these are enough to see what is the matter; `None` of none.
-fn some(reasons: Vec<String>) -> Option<String> {
+fn some(reasons: &[String]) -> Option<String> {
     match reasons.len() {
         0 => None,
         more if more > 3 => Some(format!("{}; and {} more", reasons[..3].join("; "), more - 3)),
@@ -141,7 +141,7 @@ pub(super) fn each(target: &Target, candidates: Candidates) -> Result<Vec<Found>
         return Ok(found);
     }
     let reasons = found.iter().filter_map(|(_, pod)| pod.as_ref().err()).map(|failure| failure.message.clone());
-    Err(not_ready(target, &some(reasons.collect()).unwrap_or(none)))
+    Err(not_ready(target, &some(&reasons.collect::<Vec<_>>()).unwrap_or(none)))
 }
 
 /// The pods that a workload should have and has not, as many as `count`: those of a StatefulSet have names that are known.

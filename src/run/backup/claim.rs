@@ -1,23 +1,13 @@
 //! **O** The first two documents of an attempt: whose archive it is, and who is writing.
 
 use super::Attempt;
+use super::verdict::owner;
 use crate::destination::{Put, Stored};
 use crate::error::{Failure, Reason};
 use crate::repository::catalog::read_document;
 use crate::repository::layout;
 use crate::repository::manifest::{self, FORMAT_VERSION, Owner, OwnerDocument, StartedDocument};
-use crate::run::AttemptId;
 use crate::run::report::Ownership;
-
-/// The owner that an attempt writes for.
-pub(super) fn owner(id: &AttemptId) -> Owner {
-    Owner {
-        cluster_id: id.cluster_id.to_string(),
-        namespace: id.job.namespace.to_string(),
-        job: id.job.name.to_string(),
-        job_uid: id.job_uid.to_string(),
-    }
-}
 
 impl Attempt<'_> {
     /// `owner.json` if there is none, then `started.json`.

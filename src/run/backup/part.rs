@@ -5,6 +5,7 @@
 
 use super::super::guard::guard;
 use super::super::report::{Plan, Progress};
+use super::verdict::Kept;
 use super::{WARNING_LIMIT, wrong_size};
 use crate::api::names::ObjectKey;
 use crate::archive::encode::Encoder;
@@ -48,22 +49,6 @@ pub(super) struct Captured {
     pub(super) completion: Completion,
     raw: Measure,
     counts: Option<Counts>,
-}
-
-/// The committed archive of one source, without its log's text: there may be hundreds.
-#[derive(Clone, Debug)]
-pub(super) struct Kept {
-    pub(super) facts: CaptureFacts,
-    pub(super) outcome: Outcome,
-    pub(super) reason: Option<Reason>,
-    pub(super) message: Option<String>,
-    pub(super) exit_code: Option<i32>,
-    pub(super) warnings: Vec<String>,
-    pub(super) raw: Measure,
-    pub(super) stored: Measure,
-    pub(super) files: Option<u64>,
-    pub(super) segments: Vec<Object>,
-    pub(super) log: Option<Object>,
 }
 
 /// One data object.

@@ -7,20 +7,47 @@
 //! one of a pod that was not Ready (it tells more).
 
 use super::super::report::Plan;
-use super::claim::owner;
-use super::part::Kept;
+use crate::archive::Measure;
 use crate::archive::encode::FRAME_SIZE;
 use crate::error::{Class, Failure, Reason, cut};
 use crate::repository::manifest::pods::{PodData, PodEntry, PodOutcome, shown_names, together};
 use crate::repository::manifest::{
-    Compression, EACH_FORMAT_VERSION, FORMAT_VERSION, Manifest, Outcome, Pods, Shrunk, Sum,
+    Compression, EACH_FORMAT_VERSION, FORMAT_VERSION, Manifest, Object, Outcome, Owner, Pods, Shrunk, Sum,
 };
+use crate::run::AttemptId;
+use crate::source::CaptureFacts;
 use chrono::{DateTime, Utc};
 
 /// Longest text about one pod, in bytes, where there are several.
 const POD_MESSAGE_LIMIT: usize = 512;
 /// Pods that a message tells about; the manifest tells about all.
 const TOLD: usize = 3;
+
+/// The owner that an attempt writes for.
+pub(super) fn owner(id: &AttemptId) -> Owner {
+    Owner {
+        cluster_id: id.cluster_id.to_string(),
+        namespace: id.job.namespace.to_string(),
+        job: id.job.name.to_string(),
+        job_uid: id.job_uid.to_string(),
+    }
+}
+
+/// The committed archive of one source, without its log's text: there may be hundreds.
+#[derive(Clone, Debug)]
+pub(super) struct Kept {
+    pub(super) facts: CaptureFacts,
+    pub(super) outcome: Outcome,
+    pub(super) reason: Option<Reason>,
+    pub(super) message: Option<String>,
+    pub(super) exit_code: Option<i32>,
+    pub(super) warnings: Vec<String>,
+    pub(super) raw: Measure,
+    pub(super) stored: Measure,
+    pub(super) files: Option<u64>,
+    pub(super) segments: Vec<Object>,
+    pub(super) log: Option<Object>,
+}
 
 /// What became of one pod.
 #[derive(Clone, Debug)]
@@ -70,7 +97,7 @@ pub(super) fn of_one(frame: Frame<'_>, kept: Kept) -> Manifest {
 
 /// The manifest of a backup of each of these pods, if anything is in it.
 pub(super) fn of_each(frame: Frame<'_>, pods: Vec<(String, Fate)>) -> Result<Manifest, Failure> {
-    let Some(first) = pods.iter().find_map(|(_, fate)| fate.kept()) else { return Err(none_kept(pods)) };
+    let Some(first) = pods.iter().find_map(|(_, fate)| fate.kept()) else { return Err(none_kept(&pods)) };
     let plain = frame.around(EACH_FORMAT_VERSION, first);
     let verdict = incomplete(&pods);
     let entries: Vec<PodEntry> = pods.into_iter().map(|(name, fate)| entry(name, fate)).collect();
@@ -210,8 +237,8 @@ fn failures(pods: &[(String, Fate)]) -> Vec<(&str, &Failure)> {
 }
 
 /// The failure of a run of which nothing is kept.
-fn none_kept(pods: Vec<(String, Fate)>) -> Failure {
-    let missing = failures(&pods);
+fn none_kept(pods: &[(String, Fate)]) -> Failure {
+    let missing = failures(pods);
     let rank = |failure: &Failure| (failure.class() != Class::Transient, failure.reason == Reason::TargetNotReady);
     let Some((_, grave)) = missing.iter().min_by_key(|(_, failure)| rank(failure)) else {
         return Failure::new(Reason::TargetNotReady, "the target has no pod");

@@ -392,6 +392,7 @@ async fn rights_and_targets_that_are_missing_are_named_with_what_mends_them() {
         namespace: closed.namespace.clone(),
         path: None,
         container: None,
+        pods: ubo::validate::Pods::First,
         pod_selector: kube::core::Selector::default(),
     };
     let refused = ubo::target::resolve(client, &world.account(), &elsewhere).await.unwrap_err();

@@ -1,9 +1,7 @@
 use super::*;
 use crate::api::names::{JobRef, ObjectKey, RunName, Uid};
-use crate::archive::Measure;
-use crate::repository::manifest::{Object, parse, to_bytes};
-use crate::run::AttemptId;
-use crate::source::{CaptureFacts, Consistency, Content};
+use crate::repository::manifest::{parse, to_bytes};
+use crate::source::{Consistency, Content};
 use proptest::prelude::*;
 
 fn plan() -> Plan {

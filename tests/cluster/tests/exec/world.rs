@@ -27,7 +27,7 @@ use ubo::source::exec_loop::Times;
 use ubo::source::{Capture, Completion, Source};
 use ubo::target::{ResolvedPod, resolve};
 use ubo::tenant::{Account, Tenants};
-use ubo::validate::{Dump, DumpForm, Target, Work, WorkloadKind};
+use ubo::validate::{Dump, DumpForm, Pods, Target, Work, WorkloadKind};
 
 pub(crate) const UID: &str = "6b1cbb4c-0000-4000-8000-000000000001";
 pub(crate) const OTHER_UID: &str = "6b1cbb4c-0000-4000-8000-000000000002";
@@ -133,6 +133,7 @@ impl World {
             namespace: self.namespace.clone(),
             path: None,
             container: container.map(str::to_owned),
+            pods: Pods::First,
             pod_selector: Selector::default(),
         };
         resolve(client, &self.account(), &target).await
