@@ -85,6 +85,7 @@ impl Observer for Observers {
                         (TickSkip::DeadlinePassed, "it could not be started within startingDeadlineSeconds")
                     }
                     Skip::Missed => (TickSkip::Missed, "it was missed (missedRuns: Skip)"),
+                    Skip::NameTaken => (TickSkip::NameTaken, "another object had the name of its BackupRun"),
                 };
                 tracing::info!(%job, %tick, why = word.as_str(), missed, "tick skipped");
                 self.metrics.ticks_skipped(word, 1);
@@ -94,7 +95,6 @@ impl Observer for Observers {
             }
             Happening::NameTaken { run } => {
                 tracing::warn!(%job, %run, "the name of the tick's BackupRun is taken");
-                self.metrics.ticks_skipped(TickSkip::NameTaken, 1);
                 tell(
                     EventKind::NameTaken,
                     format!(

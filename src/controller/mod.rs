@@ -348,7 +348,7 @@ impl Controller {
                 let records = Arc::clone(&self.ports.records);
                 tokio::spawn(async move {
                     if let Err(failure) = call(records.release(&run)).await {
-                        tracing::warn!(run = ?run.metadata.name, %failure, "finalizer not removed, tried again at the next change");
+                        tracing::warn!(run = ?run.metadata.name, %failure, "finalizer not removed, tried again within a minute");
                     }
                 });
             }
@@ -356,7 +356,7 @@ impl Controller {
                 let records = Arc::clone(&self.ports.records);
                 tokio::spawn(async move {
                     if let Err(failure) = call(records.delete(&key)).await {
-                        tracing::warn!(run = %key.name, %failure, "run beyond the history limit not deleted, tried again later");
+                        tracing::warn!(run = %key.name, %failure, "run beyond the history limit not deleted, tried again within a minute");
                     }
                 });
             }

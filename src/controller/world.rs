@@ -14,6 +14,7 @@ use super::status;
 use crate::api::backup_job::{BackupJob, BackupJobStatus};
 use crate::api::backup_run::BackupRun;
 use crate::api::names::{JobRef, RunName, Uid};
+use crate::api::time::from_time;
 use crate::error::{Failure, Reason, cut};
 use crate::run::observer::{Happening, Subject};
 use crate::run::ports::{Claim, RunKey, StatusWrite};
@@ -32,7 +33,7 @@ mod ticks;
 pub use runs::run_identity;
 pub use ticks::run_name;
 
-use ticks::{anchor, entry};
+use ticks::{Taken, anchor, entry, note_handled};
 
 /// Something to be done.
 #[derive(Clone, Debug)]
@@ -69,6 +70,7 @@ struct Job {
     handed: Option<BackupJobStatus>,
     claiming: bool,
     told_not_ready: Option<Reason>,
+    taken: Taken,
 }
 
 /// The controller's memory.
@@ -87,6 +89,8 @@ pub struct World {
     /// When to look at a BackupJob again although nothing happened to it.
     alarms: BTreeSet<(DateTime<Utc>, JobRef)>,
     duty: duty::Duty,
+    /// UIDs of runs that are to be deleted, and since when this process knows: the API server's clock is another one.
+    going: HashMap<String, DateTime<Utc>>,
 }
 
 impl World {
@@ -100,13 +104,19 @@ impl World {
             self.delete_job(&reference); // replaced: what belonged to the old object ends
         }
         let object = Arc::new(slim::job(object));
+        // Until everything was listed, what is known may be older than what is shown: all of it is taken anew.
         let changed = self.jobs.get(&reference).is_none_or(|known| {
-            known.object.metadata.generation != object.metadata.generation
+            !self.synced
+                || known.object.metadata.generation != object.metadata.generation
                 || known.object.metadata.deletion_timestamp != object.metadata.deletion_timestamp
         });
         if changed {
             self.take_up(&reference, uid, object, now);
         } else if let Some(known) = self.jobs.get_mut(&reference) {
+            if let Some(stored) = last_tick(&object) {
+                note_handled(&mut known.status, stored);
+                self.index.handled(&reference, stored);
+            }
             known.object = object;
         }
         self.dirty.insert(reference);
@@ -116,8 +126,12 @@ impl World {
         let going = object.metadata.deletion_timestamp.is_some();
         let valid = validate(&object).map(Arc::new).map_err(|invalid| Failure::new(invalid.reason, invalid.message));
         let old = self.jobs.remove(reference);
-        let mut status =
-            old.as_ref().map_or_else(|| object.status.clone().unwrap_or_default(), |old| old.status.clone());
+        let ours = old.as_ref().filter(|_| self.synced);
+        let mut status = ours.map_or_else(|| object.status.clone().unwrap_or_default(), |old| old.status.clone());
+        let ticks = [old.as_ref().and_then(|old| last_tick_of(&old.status)), last_tick(&object)];
+        for tick in ticks.into_iter().flatten() {
+            note_handled(&mut status, tick);
+        }
         status.schedule_anchor = Some(anchor(&object, status.schedule_anchor.as_ref(), now));
         match &valid {
             Ok(valid) if !going => {
@@ -132,7 +146,10 @@ impl World {
         self.alarms.insert((now, reference.clone()));
         let job = Job {
             uid,
-            handed: old.as_ref().map_or_else(|| object.status.clone(), |old| old.handed.clone()),
+            handed: ours.map_or_else(|| object.status.clone(), |old| old.handed.clone()),
+            taken: ours
+                .filter(|old| old.status.schedule_anchor == status.schedule_anchor)
+                .map_or_else(Taken::default, |old| old.taken),
             object,
             valid,
             status,
@@ -233,6 +250,15 @@ impl World {
         }
         actions
     }
+}
+
+/// The last handled tick that is stored.
+fn last_tick(object: &BackupJob) -> Option<DateTime<Utc>> {
+    last_tick_of(object.status.as_ref()?)
+}
+
+fn last_tick_of(status: &BackupJobStatus) -> Option<DateTime<Utc>> {
+    status.last_schedule_time.as_ref().map(from_time)
 }
 
 fn job_identity(job: &BackupJob) -> Option<(JobRef, Uid)> {

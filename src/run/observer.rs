@@ -27,6 +27,8 @@ pub enum Skip {
     DeadlinePassed,
     /// It was missed, and `missedRuns: Skip` says that it is not made up for.
     Missed,
+    /// The name of its BackupRun belonged to something else until a later tick was due.
+    NameTaken,
 }
 
 /// Something that happened.
@@ -50,7 +52,8 @@ pub enum Happening {
         /// Earlier ticks that nobody claimed and that are not made up for.
         missed: u32,
     },
-    /// The name that a tick's run must have belongs to something else.
+    /// The name that a tick's run must have belongs to something else. Said at each try; the tick is skipped when a later
+    /// one is due ([`Skip::NameTaken`]).
     NameTaken {
         /// The name.
         run: RunName,

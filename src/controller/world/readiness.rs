@@ -46,15 +46,15 @@ impl World {
     pub(super) fn decide_alarms(&mut self, now: DateTime<Utc>, actions: &mut Vec<Action>) {
         while self.alarms.first().is_some_and(|(at, _)| *at <= now) {
             let Some((_, reference)) = self.alarms.pop_first() else { return };
-            let Some(job) = self.jobs.get_mut(&reference) else { continue };
-            if let Ok(valid) = &job.valid
+            if let Some(job) = self.jobs.get_mut(&reference)
+                && let Ok(valid) = &job.valid
                 && !job.checking
                 && job.access_due <= now
             {
                 job.checking = true;
                 actions.push(Action::CheckAccess(reference.clone(), Arc::clone(valid)));
             }
-            self.dirty.insert(reference);
+            self.dirty.insert(reference); // also where the BackupJob is gone: its runs may be there
         }
     }
 

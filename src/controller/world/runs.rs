@@ -17,6 +17,13 @@ use std::sync::Arc;
 /// How long a finalizer holds a run that is to be deleted (`product.md` section 2).
 const FINALIZER_LIMIT: TimeDelta = TimeDelta::minutes(5);
 
+/// When to look again whether a finalizer is off, or a run deleted: in half a minute to a minute. All that ask for it within
+/// half a minute get the same time, so that one look follows however often something happens meanwhile.
+fn again(now: DateTime<Utc>) -> DateTime<Utc> {
+    let half_minutes = now.timestamp().div_euclid(30) + 2;
+    DateTime::from_timestamp(half_minutes.saturating_mul(30), 0).unwrap_or(now)
+}
+
 impl World {
     /// A BackupRun was seen.
     pub fn apply_run(&mut self, run: BackupRun) {
@@ -43,6 +50,7 @@ impl World {
         let Some((key, job)) = run_identity(run) else { return };
         self.counted.remove(key.uid.as_str());
         self.over.remove(key.uid.as_str());
+        self.going.remove(key.uid.as_str());
         if let Some(runs) = self.runs.get_mut(&job) {
             if runs.get(&key.name).is_some_and(|known| known.metadata.uid == run.metadata.uid) {
                 runs.remove(&key.name);
@@ -98,7 +106,11 @@ impl World {
         let overlaps = valid.is_some_and(|valid| valid.timing.concurrency == Concurrency::Allow);
         for run in self.runs.get(reference).into_iter().flat_map(BTreeMap::values) {
             let Some((key, _)) = run_identity(run) else { continue };
-            let deleted = run.metadata.deletion_timestamp.as_ref().map(from_time);
+            let deleted = run
+                .metadata
+                .deletion_timestamp
+                .as_ref()
+                .map(|_| *self.going.entry(key.uid.as_str().to_owned()).or_insert(now));
             let at_work = has_task(&key);
             if self.over.contains(key.uid.as_str()) && !phase_of(run).is_final() {
                 continue; // our last write is on its way through the watch
@@ -112,6 +124,7 @@ impl World {
                             "the finalizer gives up after 5 minutes: a process, a folder or an upload of the run may be left");
                     }
                     actions.push(Action::Release(Arc::clone(run)));
+                    self.alarms.insert((again(now), reference.clone()));
                 }
                 continue;
             }
@@ -130,7 +143,7 @@ impl World {
                 _ => {}
             }
         }
-        self.decide_history(reference, actions);
+        self.decide_history(reference, now, actions);
     }
 
     /// The latest scheduled run of a job whose runs take the place of each other.
@@ -144,7 +157,7 @@ impl World {
     }
 
     /// Scheduled runs beyond the history limits go, oldest first, once the schedule no longer needs them.
-    fn decide_history(&self, reference: &JobRef, actions: &mut Vec<Action>) {
+    fn decide_history(&mut self, reference: &JobRef, now: DateTime<Utc>, actions: &mut Vec<Action>) {
         let Some(job) = self.jobs.get(reference) else { return };
         let Ok(valid) = &job.valid else { return };
         let mut kept = (0u32, 0u32);
@@ -165,6 +178,7 @@ impl World {
                 && let Some((key, _)) = run_identity(run)
             {
                 actions.push(Action::Delete(key));
+                self.alarms.insert((again(now), reference.clone()));
             }
         }
     }

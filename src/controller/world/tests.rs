@@ -308,7 +308,7 @@ fn the_finalizer_holds_until_the_tick_is_stored_in_the_job() {
     let actions = world.decide(at("2026-11-24T10:12:00Z"), &|_| true);
     assert!(!released(&actions) && actions.iter().any(|action| matches!(action, Action::Cancel(_, Reason::Deleted))));
     world.apply_run(gone("Running"));
-    assert!(released(&world.decide(at("2026-11-24T10:16:01Z"), &|_| true)), "it gives up after five minutes");
+    assert!(released(&world.decide(at("2026-11-24T10:16:06Z"), &|_| true)), "it gives up after five minutes");
 }
 
 #[test]
@@ -448,4 +448,6 @@ fn a_run_that_ended_here_is_not_taken_up_again_while_the_watch_lags() {
     assert!(started(&decide(&mut world, "2026-11-24T10:00:08Z")), "another object is another run");
 }
 
+mod finalizers;
+mod stale;
 mod ticks;

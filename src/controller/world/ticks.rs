@@ -16,6 +16,16 @@ const CLAIM_RETRY: TimeDelta = TimeDelta::seconds(5);
 /// How soon a name that was taken is looked at again.
 const NAME_RETRY: TimeDelta = TimeDelta::seconds(30);
 
+/// Ticks whose BackupRun's name belongs to something else. Such a tick is skipped, and counted, when a later one is due;
+/// until then it is tried again.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Taken {
+    /// The tick that is tried again.
+    tick: Option<DateTime<Utc>>,
+    /// So many before it were skipped since the last tick that was handled otherwise: the index counts them as missed.
+    skipped: u32,
+}
+
 impl World {
     /// What became of a claim.
     pub fn claim_ended(&mut self, claim: &Claim, missed: u32, result: Result<Claimed, Failure>, now: DateTime<Utc>) {
@@ -27,6 +37,7 @@ impl World {
         let again = match result {
             Ok(claimed @ (Claimed::Created | Claimed::AlreadyOurs)) => {
                 note_handled(&mut job.status, claim.tick);
+                job.taken = Taken::default();
                 self.index.handled(&claim.job, claim.tick);
                 if matches!(claimed, Claimed::Created) {
                     let lag = (now - claim.start).to_std().unwrap_or_default();
@@ -35,6 +46,7 @@ impl World {
                 now // a later tick may have come meanwhile
             }
             Ok(Claimed::NameTaken) => {
+                job.taken.tick = Some(claim.tick);
                 self.pending.push(Action::Notice(subject, Happening::NameTaken { run: claim.run.clone() }));
                 now + NAME_RETRY
             }
@@ -59,11 +71,21 @@ impl World {
             let runs = self.runs.get(&due.job);
             let active = runs.into_iter().flatten().any(|(name, other)| *name != run && !phase_of(other).is_final());
             let Due { job: reference, tick, start, missed, .. } = due;
+            let subject = Subject { job: reference.clone(), job_uid: Some(job.uid.clone()), run: None };
+            if let Some(earlier) = job.taken.tick.take_if(|earlier| *earlier < tick) {
+                job.taken.skipped = job.taken.skipped.saturating_add(1);
+                note_handled(&mut job.status, earlier);
+                job.status.skipped_runs = Some(job.status.skipped_runs.unwrap_or(0).saturating_add(1));
+                let skipped = Happening::Skipped { tick: earlier, why: Skip::NameTaken, missed: 0 };
+                actions.push(Action::Notice(subject.clone(), skipped));
+                self.dirty.insert(reference.clone());
+            }
+            let missed = missed.saturating_sub(job.taken.skipped);
             if let Some(why) = skipped(valid, start, active, now) {
                 note_handled(&mut job.status, tick);
+                job.taken = Taken::default();
                 job.status.skipped_runs = Some(job.status.skipped_runs.unwrap_or(0).saturating_add(1));
                 self.index.handled(&reference, tick);
-                let subject = Subject { job: reference.clone(), job_uid: Some(job.uid.clone()), run: None };
                 actions.push(Action::Notice(subject, Happening::Skipped { tick, why, missed }));
                 self.dirty.insert(reference);
                 continue;
@@ -100,7 +122,7 @@ pub fn run_name(job: &JobRef, valid: &ValidatedJob, tick: DateTime<Utc>) -> Stri
 }
 
 /// Moves `lastScheduleTime` to a handled tick, never back.
-fn note_handled(status: &mut BackupJobStatus, tick: DateTime<Utc>) {
+pub(super) fn note_handled(status: &mut BackupJobStatus, tick: DateTime<Utc>) {
     let newest = status.last_schedule_time.as_ref().map(from_time).map_or(tick, |last| last.max(tick));
     status.last_schedule_time = Some(to_time(newest));
 }

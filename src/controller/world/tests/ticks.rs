@@ -309,3 +309,36 @@ fn nothing_said_is_the_default() {
     let valid = validate(&job(|_| {})).expect("holds");
     assert_eq!(valid.timing, Timing::default());
 }
+
+/// A name that is taken is one skipped tick, however often it is tried.
+#[test]
+fn a_tick_whose_name_stays_taken_is_counted_once_when_the_next_one_is_due() {
+    let mut world = world(vec![job(|_| {})], vec![], "2026-11-24T10:00:05Z");
+    let mut now = at("2026-11-24T10:10:00Z");
+    let (mut told, mut skipped, mut missed) = (0, Vec::new(), Vec::new());
+    while now < at("2026-11-24T10:40:00Z") {
+        let actions = world.decide(now, &|_| false);
+        for action in &actions {
+            match action {
+                Action::Claim(claim, _) => {
+                    // Two ticks find their names taken, the third one does not.
+                    let free = claim.tick >= at("2026-11-24T10:30:00Z");
+                    let result = if free { Claimed::Created } else { Claimed::NameTaken };
+                    let Action::Claim(claim, before) = action.clone() else { continue };
+                    world.claim_ended(&claim, before, Ok(result), now);
+                }
+                Action::Notice(_, Happening::NameTaken { .. }) => told += 1,
+                Action::Notice(_, Happening::Skipped { tick, why: Skip::NameTaken, missed: 0 }) => skipped.push(*tick),
+                Action::Notice(_, Happening::Claimed { missed: before, .. }) => missed.push(*before),
+                _ => {}
+            }
+        }
+        now += TimeDelta::seconds(5);
+    }
+    assert!(told > 10, "it is tried again and again: {told}");
+    assert_eq!(skipped, [at("2026-11-24T10:10:00Z"), at("2026-11-24T10:20:00Z")]);
+    assert_eq!(missed, [0], "they are not counted as superseded too");
+    let held = &world.jobs.values().next().expect("the job").status;
+    assert_eq!(held.skipped_runs, Some(2));
+    assert_eq!(held.last_schedule_time, Some(to_time(at("2026-11-24T10:30:00Z"))));
+}
