@@ -163,6 +163,80 @@ reasons! {
     Replaced: Cancelled,
 }
 
+impl Reason {
+    /// What to do, for those reasons whose messages say only what happened; empty for all others. It ends the message of a
+    /// run that failed for good.
+    pub const fn way_out(self) -> &'static str {
+        match self {
+            Self::TargetGone => {
+                "see why the pod ended (kubectl describe pod: evicted, out of memory, restarted), and run it again when it is Ready"
+            }
+            Self::StreamCut => {
+                "see whether the pod, its node or the API server restarted, or something between them cuts long connections"
+            }
+            Self::StreamStalled => {
+                "see whether the node or the container hangs (disk, memory, a frozen file system), and the network to it"
+            }
+            Self::StreamCorrupt => {
+                "see whether something between the operator and the pod changes what it passes on; if nothing does, report it"
+            }
+            Self::ArchiveTruncated => {
+                "see in log.txt and in the pod why tar ended early (killed, out of memory), or whether the command writes a whole tar"
+            }
+            Self::DestinationUnavailable => {
+                "see whether the destination is up, answers from the operator's node, and has room"
+            }
+            Self::DestinationMismatch => {
+                "look for a fault at the destination or on the way to it (disk, proxy, lifecycle rule, another writer)"
+            }
+            Self::InvalidSpec
+            | Self::InvalidSchedule
+            | Self::InvalidTimeZone
+            | Self::NotSupported
+            | Self::JobNotFound
+            | Self::NamespaceNotOptedIn
+            | Self::Forbidden
+            | Self::AdmissionPolicyMissing
+            | Self::TargetNotFound
+            | Self::ContainerNotFound
+            | Self::TargetNotReady
+            | Self::ShellMissing
+            | Self::TarMissing
+            | Self::PathNotFound
+            | Self::CommandFailed
+            | Self::BeforeFailed
+            | Self::AfterFailed
+            | Self::PipelineNotChecked
+            | Self::EmptyBackup
+            | Self::BackupDirectoryNotEmpty
+            | Self::BackupDirectoryUnavailable
+            | Self::StagingFull
+            | Self::SourceUnavailable
+            | Self::SourceIncomplete
+            | Self::FilesChanged
+            | Self::LiveDatabase
+            | Self::SecretNotFound
+            | Self::SecretKeyMissing
+            | Self::DestinationDenied
+            | Self::DestinationForbidden
+            | Self::DestinationNotFound
+            | Self::BackupDamaged
+            | Self::BackupNotFound
+            | Self::IdentityMissing
+            | Self::RestoreTargetUnavailable
+            | Self::OperatorRestarted
+            | Self::CrashLoop
+            | Self::DeadlineExceeded
+            | Self::OperatorShutdown
+            | Self::ClusterUnavailable
+            | Self::Internal
+            | Self::CancelRequested
+            | Self::Deleted
+            | Self::Replaced => "",
+        }
+    }
+}
+
 impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())

@@ -54,6 +54,9 @@ const DOCUMENT_LIMIT: Duration = Duration::from_mins(1);
 /// Between two pieces of a body.
 const BODY_LIMIT: Duration = Duration::from_mins(2);
 
+/// A signature has a time in it, which the server compares with its own.
+const SKEWED: &str = "RequestTimeTooSkewed";
+
 /// Error codes of S3 that are worth naming to a user, and what each means.
 const KNOWN_CODES: &[(&str, Reason)] = &[
     ("AccessDenied", Reason::DestinationDenied),
@@ -63,7 +66,6 @@ const KNOWN_CODES: &[(&str, Reason)] = &[
     ("ExpiredToken", Reason::DestinationDenied),
     ("InvalidAccessKeyId", Reason::DestinationDenied),
     ("InvalidToken", Reason::DestinationDenied),
-    ("RequestTimeTooSkewed", Reason::DestinationDenied),
     ("SignatureDoesNotMatch", Reason::DestinationDenied),
     // versitygw's word for InvalidAccessKeyId, with status 404.
     ("XAdminUserNotFound", Reason::DestinationDenied),
@@ -75,6 +77,7 @@ const KNOWN_CODES: &[(&str, Reason)] = &[
     ("QuotaExceeded", Reason::DestinationDenied),
     ("BadDigest", Reason::DestinationMismatch),
     ("XAmzContentChecksumMismatch", Reason::DestinationMismatch),
+    (SKEWED, Reason::DestinationUnavailable),
     ("InternalError", Reason::DestinationUnavailable),
     ("ServiceUnavailable", Reason::DestinationUnavailable),
     ("SlowDown", Reason::DestinationUnavailable),
@@ -408,6 +411,11 @@ fn explain(error: &opendal::Error, mismatch: bool) -> (Reason, String) {
             format!("there is no such bucket{shown}. Check its name, the region and the endpoint, or create it")
         }
         Reason::DestinationMismatch => format!("the server received other bytes than were sent{shown}"),
+        Reason::DestinationUnavailable if code.is_some_and(|(code, _)| *code == SKEWED) => {
+            format!(
+                "the clock here and the server's differ too much{shown}. Set the clock of this node, or of the server"
+            )
+        }
         _ => match cause(error) {
             Some(cause) => format!("the server cannot be reached: {cause}. Check the endpoint and the network"),
             None => format!("the server did not do it{shown}; it was tried several times"),
@@ -452,6 +460,11 @@ mod tests {
         assert_eq!(of(ErrorKind::Unexpected, "code: \"BadDigest\""), Reason::DestinationMismatch);
         assert_eq!(of(ErrorKind::Unexpected, "code: \"SlowDown\""), Reason::DestinationUnavailable);
         assert_eq!(of(ErrorKind::RateLimited, ""), Reason::DestinationUnavailable);
+        // Some servers send it with status 403.
+        let skewed = opendal::Error::new(ErrorKind::PermissionDenied, "code: \"RequestTimeTooSkewed\"");
+        let (reason, why) = explain(&skewed, false);
+        assert_eq!(reason, Reason::DestinationUnavailable);
+        assert!(why.contains("clock of this node, or of the server") && !why.contains("key"), "{why}");
         assert_eq!(explain(&opendal::Error::new(ErrorKind::Unexpected, "x"), true).0, Reason::DestinationMismatch);
     }
 }

@@ -1,11 +1,14 @@
 //! **A** A folder: `file://` on the command line (and, once there is a runner pod, `nfs` and `local` inside it).
 //!
-//! An object is written to a temporary file next to its place (same file system), synced, renamed without replacing, and
-//! the folder is synced: after `commit` returned, a power cut does not undo it. The temporary name begins with
+//! An object is written to a temporary file next to its place (same file system), synced, read back and compared with what
+//! was written, renamed without replacing, and the folder is synced: after `commit` returned, a power cut does not undo it.
+//! Before it is read back the system is asked to forget its copy of the file, so that what is compared comes from the disk,
+//! or from the server. The temporary name begins with
 //! [`PARTIAL`], is never listed, and is removed by an abort or a drop; a process that was killed leaves it.
 
 use super::{Capability, Destination, ObjectInfo, Put, Staged, Stored};
 use crate::api::names::ObjectKey;
+use crate::archive::Tally;
 use crate::error::{Failure, Reason};
 use crate::source::Completion;
 use async_trait::async_trait;
@@ -234,6 +237,8 @@ fn make_folder(folder: &Path) -> io::Result<()> {
 /// An unfinished file. Dropped, it is removed.
 struct Partial {
     file: File,
+    /// Of what was written.
+    tally: Tally,
     root: PathBuf,
     temporary: PathBuf,
     path: PathBuf,
@@ -246,24 +251,51 @@ impl Partial {
         let temporary = folder.join(format!("{PARTIAL}{:016x}", rand::random::<u64>()));
         let create = || -> io::Result<File> {
             make_folder(folder)?;
-            OpenOptions::new().write(true).create_new(true).open(&temporary)
+            OpenOptions::new().read(true).write(true).create_new(true).open(&temporary)
         };
         // Another run that tidies up may remove a folder between the two steps, while it is still empty.
         let file = (0..3).find_map(|_| {
             create().map_or_else(|e| (e.kind() != ErrorKind::NotFound).then_some(Err(e)), |f| Some(Ok(f)))
         });
         let file = file.unwrap_or_else(create).map_err(|e| failure(&e, "writing below", folder))?;
-        Ok(Self { file, root: root.into(), temporary, path: path.into(), published: false })
+        Ok(Self { file, tally: Tally::default(), root: root.into(), temporary, path: path.into(), published: false })
     }
 
     fn write(&mut self, bytes: &[u8]) -> Result<(), Failure> {
+        self.tally.add(bytes);
         self.file.write_all(bytes).map_err(|e| failure(&e, "writing", &self.path))
     }
 
-    /// Syncs, renames, syncs the folder.
+    /// Compares what lies there, once it was synced, with what was written.
+    fn check(&mut self) -> Result<(), Failure> {
+        // Advice: where it is not taken, the comparison is with the system's own copy.
+        let _ = rustix::fs::fadvise(&self.file, 0, None, rustix::fs::Advice::DontNeed);
+        let mut back = Tally::default();
+        let mut read = || -> io::Result<()> {
+            self.file.seek(SeekFrom::Start(0))?;
+            let mut piece = vec![0; PIECE];
+            loop {
+                match self.file.read(&mut piece) {
+                    Ok(0) => return Ok(()),
+                    Ok(read) => back.add(&piece[..read]),
+                    Err(e) if e.kind() == ErrorKind::Interrupted => {}
+                    Err(e) => return Err(e),
+                }
+            }
+        };
+        read().map_err(|e| failure(&e, "reading back", &self.path))?;
+        if back.measure() == self.tally.measure() {
+            return Ok(());
+        }
+        let message = format!("{} reads back differently from what was written", self.path.display());
+        Err(Failure::new(Reason::DestinationMismatch, message))
+    }
+
+    /// Syncs, compares, renames, syncs the folder.
     fn publish(mut self, when: Put) -> Result<Stored, Failure> {
+        self.file.sync_all().map_err(|e| failure(&e, "writing", &self.path))?;
+        self.check()?;
         let publish = || -> io::Result<Stored> {
-            self.file.sync_all()?;
             let stored = match when {
                 Put::Always => std::fs::rename(&self.temporary, &self.path).map(|()| Stored::Written)?,
                 Put::IfAbsent => rename_if_absent(&self.temporary, &self.path)?,
@@ -352,5 +384,33 @@ impl Staged for Staging {
             Ok(())
         })
         .await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_reads_back_differently_is_never_published() {
+        for change in [Some(b"othxr".as_slice()), Some(b""), None] {
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join("a/b");
+            let mut partial = Partial::create(folder.path(), &path).unwrap();
+            partial.write(b"oth").unwrap();
+            partial.write(b"er").unwrap();
+            if let Some(content) = change {
+                // What a disk, or a server, does that loses or changes bytes.
+                std::fs::write(&partial.temporary, content).unwrap();
+            }
+            let published = partial.publish(Put::Always);
+            if change.is_some() {
+                assert_eq!(published.unwrap_err().reason, Reason::DestinationMismatch);
+                assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0, "nothing is left");
+            } else {
+                assert_eq!(published.unwrap(), Stored::Written);
+                assert_eq!(std::fs::read(&path).unwrap(), b"other");
+            }
+        }
     }
 }

@@ -87,7 +87,7 @@ pub struct Member {
 
 /// What is backed up.
 #[derive(Clone, Copy)]
-enum Sources<'a> {
+pub(crate) enum Sources<'a> {
     One(&'a dyn Source),
     Each(&'a [Member]),
 }
@@ -119,7 +119,7 @@ pub async fn back_up_each(
     carry_out(plan, Sources::Each(pods), destination, clock, progress, cancel, SEGMENT_SIZE).await
 }
 
-async fn carry_out(
+pub(crate) async fn carry_out(
     plan: &Plan,
     sources: Sources<'_>,
     destination: &dyn Destination,

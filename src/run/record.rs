@@ -1,7 +1,8 @@
 //! **P** What is written of a run: how each thing that happens to it changes its status.
 //!
-//! The status is the run's only memory across a crash. An attempt is therefore opened in it *before* its work starts,
-//! and one that is open under another executor's name is known to be dead.
+//! The status is the run's only memory across a crash. An attempt is therefore opened in it *before* its work starts.
+//! One that is open under another executor's name may be at work there: whether that process is dead is decided in
+//! `controller/world/duty`.
 
 use super::report::{Ownership, Report};
 use super::{Phase, observer::Happening};
@@ -257,9 +258,11 @@ pub fn finish(
     now: DateTime<Utc>,
 ) {
     debug_assert!(phase.is_final());
+    let way_out = reason.filter(|_| phase == Phase::Failed).map_or("", Reason::way_out);
+    let message = &with_way_out(message, way_out);
     status.phase = phase;
     status.reason = reason.map(|reason| reason.as_str().to_owned());
-    status.message = Some(message.to_owned());
+    status.message = Some(message.clone());
     status.completion_time = Some(to_time(now));
     status.queue_position = None;
     status.duration =
@@ -268,6 +271,15 @@ pub fn finish(
     let succeeded = if phase == Phase::Succeeded { Word::True } else { Word::False };
     conditions::set(&mut status.conditions, "Complete", Word::True, word, message, generation, now);
     conditions::set(&mut status.conditions, "Succeeded", succeeded, word, message, generation, now);
+}
+
+/// A message that ends with what to do, which is the last thing to be cut off it.
+fn with_way_out(message: &str, way_out: &str) -> String {
+    if way_out.is_empty() {
+        return message.to_owned();
+    }
+    let happened = cut(message, Failure::MESSAGE_LIMIT.saturating_sub(way_out.len() + 2));
+    format!("{}; {way_out}", happened.trim_end_matches('.'))
 }
 
 fn note_report(status: &mut BackupRunStatus, report: &Report) {

@@ -29,6 +29,13 @@ fn encode(raw: &[u8], piece: usize, level: i32) -> (Vec<u8>, Decoded) {
     })
 }
 
+#[test]
+fn a_higher_level_gives_less() {
+    let raw: Vec<u8> = (0..200_000_u64).flat_map(|i| format!("{} {};", i, i * i % 1009).into_bytes()).collect();
+    let sizes = [1, 19].map(|level| encode(&raw, FRAME_SIZE, level).0.len());
+    assert!(sizes[1] < sizes[0], "{sizes:?}");
+}
+
 /// Decodes `stored`, handed over in pieces of `piece` bytes, through an output buffer of `room` bytes.
 fn decode(stored: &[u8], piece: usize, room: usize, limit: u64) -> Result<(Vec<u8>, Decoded), Failure> {
     let chunks = stored.chunks(piece.max(1)).map(|chunk| Ok(Bytes::copy_from_slice(chunk)));

@@ -7,7 +7,7 @@ use crate::destination::object_store::ObjectStore;
 use crate::destination::{Destination, Put};
 use crate::repository::catalog;
 use crate::run::AttemptId;
-use crate::run::backup::back_up;
+use crate::run::backup::{Sources, carry_out};
 use crate::run::report::Plan;
 use crate::source::{Capture, CaptureFacts, Completion, Consistency, Ending, Source};
 use age::secrecy::ExposeSecret;
@@ -74,6 +74,13 @@ fn noise(size: usize) -> Vec<u8> {
     (0..size as u64).map(|i| i.wrapping_mul(0x9E37_79B9_7F4A_7C15).to_le_bytes()[6]).collect()
 }
 
+/// Bytes that do not compress, so that there are as many in the archive.
+fn incompressible(size: usize) -> Vec<u8> {
+    let mut bytes = vec![0; size];
+    blake3::Hasher::new().finalize_xof().fill(&mut bytes);
+    bytes
+}
+
 static NONE: std::sync::LazyLock<Identities> = std::sync::LazyLock::new(Identities::default);
 
 /// A destination with one backup of `raw`.
@@ -85,6 +92,15 @@ async fn with_encrypted_backup(
     content: Content,
     raw: &[u8],
     recipients: Vec<Recipient>,
+) -> (Arc<dyn Destination>, Backup) {
+    in_segments(content, raw, recipients, u64::MAX).await
+}
+
+async fn in_segments(
+    content: Content,
+    raw: &[u8],
+    recipients: Vec<Recipient>,
+    segment_size: u64,
 ) -> (Arc<dyn Destination>, Backup) {
     let operator = opendal::Operator::new(opendal::services::Memory::default()).unwrap();
     let destination: Arc<dyn Destination> = Arc::new(ObjectStore::without_http(&operator, "memory"));
@@ -112,7 +128,7 @@ async fn with_encrypted_backup(
     let clock = FixedClock::at(DateTime::UNIX_EPOCH);
     let source = Fixed(content, raw.to_vec());
     let (progress, cancel) = (Progress::default(), CancellationToken::new());
-    back_up(&plan, &source, &*destination, &clock, &progress, &cancel).await.unwrap();
+    carry_out(&plan, Sources::One(&source), &*destination, &clock, &progress, &cancel, segment_size).await.unwrap();
     let archives = catalog::load(&*destination, "").await.unwrap();
     let backup = archives[0].backups[0].clone();
     (destination, backup)
@@ -287,5 +303,53 @@ async fn an_encrypted_backup_that_was_cut_never_passes_even_if_its_manifest_agre
         destination.put(&key, cut, Put::Always).await.unwrap();
         let failure = verify(&*destination, &backup, &with, &Arc::default()).await.unwrap_err();
         assert_eq!(failure.reason, Reason::BackupDamaged, "{gone} bytes gone: {failure}");
+    }
+}
+
+#[tokio::test]
+async fn a_backup_of_several_objects_comes_back_whole_or_not_at_all() {
+    let (to, with) = pair();
+    let raw = incompressible(9_000_000);
+    for (recipients, identities, first) in [(vec![], &*NONE, "dump.zst"), (vec![to], &with, "dump.zst.age")] {
+        let (destination, backup) = in_segments(Content::Raw, &raw, recipients, 4_500_000).await;
+        let names: Vec<&str> = backup.manifest.segments.iter().map(|segment| segment.name.as_str()).collect();
+        let (second, third) = (format!("{first}.0001"), format!("{first}.0002"));
+        assert_eq!(names, [first, &second, &third]);
+        let seen = Seen::default();
+        restore(&*destination, &backup, identities, Box::new(seen.clone()), &Arc::default()).await.unwrap();
+        assert!(*seen.bytes.lock().unwrap() == raw && *seen.confirmed.lock().unwrap(), "{first}");
+        verify(&*destination, &backup, identities, &Arc::default()).await.unwrap();
+
+        let (one, two) = (stored(&*destination, &backup, first).await, stored(&*destination, &backup, &second).await);
+        let put = async |name: &str, bytes: &[u8]| {
+            let key = backup.key(name).unwrap();
+            destination.put(&key, Bytes::copy_from_slice(bytes), Put::Always).await.unwrap();
+        };
+        let damaged = async |backup: &Backup, case: &str| {
+            let seen = Seen::default();
+            let restored = restore(&*destination, backup, identities, Box::new(seen.clone()), &Arc::default()).await;
+            let verified = verify(&*destination, backup, identities, &Arc::default()).await;
+            assert_eq!(restored.expect_err(case).reason, Reason::BackupDamaged, "{first}: {case}");
+            assert_eq!(verified.expect_err(case).reason, Reason::BackupDamaged, "{first}: {case}");
+            assert!(!*seen.confirmed.lock().unwrap(), "{first}: {case}");
+        };
+        put(first, &two).await;
+        put(&second, &one).await;
+        damaged(&backup, "two swapped").await;
+        // Each object is then what the manifest says of it: only the order is wrong.
+        let mut swapped = backup.clone();
+        let segments = &mut swapped.manifest.segments;
+        let names = (segments[1].name.clone(), segments[0].name.clone());
+        segments.swap(0, 1);
+        (segments[1].name, segments[0].name) = names;
+        damaged(&swapped, "two swapped, in the manifest too").await;
+        put(first, &one).await;
+        put(&second, &two).await;
+        verify(&*destination, &backup, identities, &Arc::default()).await.unwrap();
+        destination.delete(&backup.key(&second).unwrap()).await.unwrap();
+        damaged(&backup, "the second one missing").await;
+        let mut shorter = backup.clone();
+        shorter.manifest.segments.remove(1);
+        damaged(&shorter, "the second one missing, in the manifest too").await;
     }
 }

@@ -92,6 +92,38 @@ fn only_transient_failures_are_tried_again_and_only_within_the_limit() {
 }
 
 #[test]
+fn a_run_that_failed_for_good_says_what_to_do() {
+    for &reason in Reason::ALL {
+        for (message, begins) in [("it broke.".to_owned(), "it broke"), ("é".repeat(2000), "éé")] {
+            let mut status = begun();
+            let once = Retry { limit: 0, ..RETRY };
+            assert_eq!(end_attempt(&mut status, &Err(Failure::new(reason, message)), once, None, at(10)), Next::Over);
+            let said = status.message.unwrap();
+            assert!(said.starts_with(begins) && said.len() <= Failure::MESSAGE_LIMIT, "{reason}: {said}");
+            let way_out = reason.way_out();
+            assert!(way_out.is_empty() || said.ends_with(&format!("; {way_out}")), "{reason}: {said}");
+            assert!(way_out.is_empty() || status.phase == Phase::Failed, "{reason}: nobody has to do anything");
+            assert!(status.conditions.iter().all(|condition| condition.message == said), "{reason}");
+        }
+    }
+    // Those whose messages say only what happened.
+    for reason in [
+        Reason::StreamCut,
+        Reason::StreamStalled,
+        Reason::TargetGone,
+        Reason::ArchiveTruncated,
+        Reason::DestinationMismatch,
+        Reason::DestinationUnavailable,
+    ] {
+        assert!(!reason.way_out().is_empty(), "{reason}");
+    }
+    // While attempts follow, nobody has to do anything.
+    let mut status = begun();
+    end_attempt(&mut status, &Err(Failure::new(Reason::StreamCut, "cut")), RETRY, None, at(10));
+    assert!(status.message.unwrap().ends_with(": cut"));
+}
+
+#[test]
 fn the_third_failure_is_final_and_the_waits_double() {
     let mut status = begun();
     let cut = || Err(Failure::new(Reason::CommandFailed, "exit 3").with_exit_code(3));
