@@ -33,7 +33,8 @@ pub struct BackupArgs {
     /// cannot be read, makes the backup incomplete (exit code 3)
     #[arg(long, value_name = "DIR")]
     pub from: Option<PathBuf>,
-    /// The command, run by the shell; its standard output is the backup. It fails when any part of a pipe does
+    /// The command, run by the shell; its standard output is the backup. It fails when any part of a pipe does, and is
+    /// refused where nobody can tell: su -c 'pg_dump | gzip'
     #[arg(long, value_name = "COMMAND")]
     pub command: Option<String>,
     /// Where to: s3://bucket/prefix or file:///folder
@@ -54,6 +55,9 @@ pub struct BackupArgs {
     /// An empty backup is a success
     #[arg(long)]
     pub allow_empty: bool,
+    /// Run the command also where nobody can tell whether the first part of a pipe failed
+    #[arg(long, requires = "command")]
+    pub allow_unchecked_pipes: bool,
     /// Destination and output.
     #[command(flatten)]
     pub destination: DestinationArgs,
@@ -73,7 +77,8 @@ pub async fn run(args: &BackupArgs, environment: &Environment, clock: &Arc<dyn C
             (Box::new(Walk::new(folder)), json!({"kind": "Folder", "path": path.to_string_lossy()}), "copy")
         }
         (None, Some(command)) => {
-            (Box::new(ShellCommand::new(command, run.as_str())), json!({"kind": "Command", "command": command}), "dump")
+            let source = ShellCommand::new(command, run.as_str()).allow_unchecked_pipes(args.allow_unchecked_pipes);
+            (Box::new(source), json!({"kind": "Command", "command": command}), "dump")
         }
         // clap has seen to it.
         (None, None) => return Err(Failure::new(Reason::InvalidSpec, "say --from DIR or --command COMMAND")),

@@ -62,11 +62,7 @@ pub async fn run(args: &RestoreArgs, environment: &Environment) -> Result<u8, Fa
     if to_stdout && (json || !args.paths.is_empty()) {
         return Err(usage("--to - gives all bytes on standard output: without --path and without --output json"));
     }
-    let mut paths = Vec::new();
-    for text in &args.paths {
-        // The whole of it is no choice.
-        paths.extend(asked_path(text).map_err(|e| usage(&format!("--path {text}: {e}")))?);
-    }
+    let paths = chosen_paths(&args.paths)?;
     let identities = args.identity.read()?;
     let (address, destination) = open(&args.uri, &args.destination, environment)?;
     let archives = archives(destination.as_ref()).await?;
@@ -225,6 +221,15 @@ async fn each(
     Ok(all)
 }
 
+/// What is restored of a backup; empty: all of it, also where one of several paths means everything.
+fn chosen_paths(asked: &[String]) -> Result<Vec<SafePath>, Failure> {
+    let read =
+        |text: &String| asked_path(text).map_err(|e| Failure::new(Reason::InvalidSpec, format!("--path {text}: {e}")));
+    // Each of them is looked at, so that a bad one is refused whatever the others mean.
+    let paths = asked.iter().map(read).collect::<Result<Vec<Option<SafePath>>, Failure>>()?;
+    Ok(paths.into_iter().collect::<Option<Vec<SafePath>>>().unwrap_or_default())
+}
+
 fn show(args: &RestoreArgs, run: &str, in_folders: bool, content: Content, written: &Written) -> Result<u8, Failure> {
     let code = if written.problem_count == 0 { GOOD } else { INCOMPLETE };
     if args.destination.output == Format::Json {
@@ -261,4 +266,19 @@ fn show(args: &RestoreArgs, run: &str, in_folders: bool, content: Content, writt
         written.entries
     ))?;
     Ok(code)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_that_means_everything_is_everything_also_beside_others() {
+        let chosen = |asked: &[&str]| chosen_paths(&asked.iter().map(ToString::to_string).collect::<Vec<_>>());
+        assert_eq!(chosen(&["etc", "/var/x"]).unwrap().len(), 2);
+        for everything in [&["/", "etc"][..], &["etc", "."], &["etc", "", "var"], &["/"], &[]] {
+            assert!(chosen(everything).unwrap().is_empty(), "{everything:?}");
+        }
+        assert_eq!(chosen(&["/", "../x"]).unwrap_err().reason, Reason::InvalidSpec, "a bad path is never passed over");
+    }
 }

@@ -57,13 +57,16 @@ pub struct Archive {
 }
 
 impl Archive {
-    /// Whether a user who says `--archive NAME` means this one: by its folder, or by namespace and job.
+    /// Whether a user who asks for `name` may mean this one: by its folder, or by namespace and job.
     pub fn is_called(&self, name: &str) -> bool {
-        let by_owner = |backup: &Backup| {
-            let owner = &backup.manifest.owner;
+        self.name == name.trim_matches('/') || self.is_of(name)
+    }
+
+    /// Whether its newest backup is of this `namespace/job`.
+    fn is_of(&self, name: &str) -> bool {
+        self.backups.first().is_some_and(|Backup { manifest: Manifest { owner, .. }, .. }| {
             name.split_once('/').is_some_and(|(namespace, job)| namespace == owner.namespace && job == owner.job)
-        };
-        self.name == name.trim_matches('/') || self.backups.first().is_some_and(by_owner)
+        })
     }
 
     /// For messages: the folder, or namespace and job where the uri is the folder itself.
@@ -215,23 +218,33 @@ pub struct Choice<'a> {
     pub notes: Vec<String>,
 }
 
-/// Finds one backup: in the archive of that name (needed only where there are several), the run of that name, or its
-/// folder's; `latest` is the newest **complete** one.
+/// Finds one backup: in the archive of that name (its folder, or else the one that holds that namespace and job; needed
+/// only where there are several), the run of that name, or its folder's; `latest` is the newest **complete** one.
 pub fn choose<'a>(archives: &'a [Archive], archive: Option<&str>, run: &str) -> Result<Choice<'a>, Failure> {
     let not_found = |message: String| Failure::new(Reason::BackupNotFound, message);
-    let known = || archives.iter().map(Archive::shown_name).collect::<Vec<_>>().join(", ");
-    let archive = match archive {
-        Some(name) => archives.iter().find(|a| a.is_called(name)).ok_or_else(|| {
-            not_found(format!(
-                "there is no archive {name:?}; there are: {}",
-                if archives.is_empty() { "none".into() } else { known() }
-            ))
-        })?,
-        None => match archives {
-            [] => return Err(not_found("there is no backup. Check the uri; `ubo list` shows what is there".into())),
-            [one] => one,
-            _ => return Err(not_found(format!("there are several archives: say which with --archive: {}", known()))),
+    let names = |of: &[&Archive]| of.iter().map(|archive| archive.shown_name()).collect::<Vec<_>>().join(", ");
+    let all: Vec<&Archive> = archives.iter().collect();
+    // A folder has one name; backups of one BackupJob can lie in several folders.
+    let candidates = match archive.map(|name| (name, name.trim_matches('/'))) {
+        None => all.clone(),
+        Some((name, folder)) => match archives.iter().find(|archive| archive.name == folder) {
+            Some(exact) => vec![exact],
+            None => archives.iter().filter(|archive| archive.is_of(name)).collect(),
         },
+    };
+    let archive = match (candidates.as_slice(), archive) {
+        ([one], _) => *one,
+        ([], None) => {
+            return Err(not_found("there is no backup. Check the uri; `ubo list` shows what is there".into()));
+        }
+        ([], Some(name)) => {
+            let known = if all.is_empty() { "none".into() } else { names(&all) };
+            return Err(not_found(format!("there is no archive {name:?}; there are: {known}")));
+        }
+        (several, _) => {
+            let known = names(several);
+            return Err(not_found(format!("there are several archives: say which with --archive: {known}")));
+        }
     };
     let damaged = |name: &str| archive.damaged.iter().find(|d| d.folder.file_name() == name);
     if run != "latest" {

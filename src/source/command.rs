@@ -2,9 +2,11 @@
 //!
 //! The command runs under a shell in a process group of its own, reads from `/dev/null`, and what it writes on standard
 //! output is the backup. The shell has `pipefail`, so that `pg_dump | tee x` fails when `pg_dump` does: `sh` where it knows
-//! it, else `bash`; where neither does, a command with a pipe is refused. The last megabyte of its standard error is kept as
+//! it, else `bash`; where neither does, a command with a pipe is refused, and so is, whatever the shell, a pipe inside text
+//! that the command gives to another shell ([`pipes`]), unless both are allowed. The last megabyte of its standard error is kept as
 //! the log, and the end of it stands in the message of a failure. When the run ends early, the whole group is ended.
 
+use super::wrapper::pipes::{self, Pipes};
 use super::{CHANNEL_CHUNKS, CHUNK_LIMIT, Capture, CaptureFacts, Completion, Consistency, Content, Ending, Source};
 use crate::error::{Failure, Reason, cut};
 use async_trait::async_trait;
@@ -31,19 +33,34 @@ const GRACE: Duration = Duration::from_secs(5);
 pub struct ShellCommand {
     text: String,
     run: String,
+    unchecked_pipes: bool,
 }
 
 impl ShellCommand {
     /// Shell text; `run` is in its environment as `UBO_RUN`.
     pub fn new(text: impl Into<String>, run: impl Into<String>) -> Self {
-        Self { text: text.into(), run: run.into() }
+        Self { text: text.into(), run: run.into(), unchecked_pipes: false }
+    }
+
+    /// The same command, which also runs where nobody can tell whether the first part of a pipe failed.
+    #[must_use]
+    pub const fn allow_unchecked_pipes(mut self, allowed: bool) -> Self {
+        self.unchecked_pipes = allowed;
+        self
     }
 }
 
 #[async_trait]
 impl Source for ShellCommand {
     async fn open(&self, cancel: CancellationToken) -> Result<Capture, Failure> {
-        let shell = shell_for(&self.text).await?;
+        let pipes = if self.unchecked_pipes { Pipes::None } else { pipes::pipes(&self.text) };
+        if pipes == Pipes::Nested {
+            let message = "the command gives another shell (sh -c, su -c, …) a text with a pipe, in which a failing first part \
+                           would go unseen: leave out the pipe (a backup is compressed anyway), begin that text with \
+                           `set -o pipefail;`, or say --allow-unchecked-pipes";
+            return Err(Failure::new(Reason::PipelineNotChecked, message));
+        }
+        let shell = shell_for(pipes).await?;
         let text = if shell.pipefail { format!("set -o pipefail\n{}", self.text) } else { self.text.clone() };
         let child = Command::new(shell.program)
             .arg("-c")
@@ -72,8 +89,8 @@ struct Shell {
     pipefail: bool,
 }
 
-/// The first shell that tells whether the first part of a pipe failed; any shell for a command without a pipe.
-async fn shell_for(text: &str) -> Result<Shell, Failure> {
+/// The first shell that tells whether the first part of a pipe failed; any shell for a command without a pipe to check.
+async fn shell_for(pipes: Pipes) -> Result<Shell, Failure> {
     for program in ["sh", "bash"] {
         let knows = Command::new(program)
             .args(["-c", "set -o pipefail"])
@@ -86,9 +103,9 @@ async fn shell_for(text: &str) -> Result<Shell, Failure> {
             return Ok(Shell { program, pipefail: true });
         }
     }
-    if text.replace("||", "").contains('|') {
-        let message = "the command has a pipe, and no shell here can tell whether its first part failed. Install bash, or do \
-                       without the pipe: the output is compressed anyway";
+    if pipes != Pipes::None {
+        let message = "the command has a pipe, and no shell here can tell whether its first part failed. Install bash, do \
+                       without the pipe (the output is compressed anyway), or say --allow-unchecked-pipes";
         return Err(Failure::new(Reason::PipelineNotChecked, message));
     }
     Ok(Shell { program: "sh", pipefail: false })

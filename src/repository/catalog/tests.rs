@@ -68,6 +68,27 @@ async fn an_archive_is_chosen_by_name() {
     assert_eq!(choose(&[], None, "latest").unwrap_err().reason, Reason::BackupNotFound);
 }
 
+/// The sample's owner is default/pg, wherever it lies.
+#[tokio::test]
+async fn a_folder_goes_before_an_owner_and_several_of_one_owner_are_named() {
+    let d = memory();
+    backup(&*d, "a-copy/", "copied", 1, Outcome::Complete).await;
+    backup(&*d, "z-copy/", "moved", 2, Outcome::Complete).await;
+    let archives = load(&*d, "").await.unwrap();
+    for run in ["latest", "copied"] {
+        let several = choose(&archives, Some("default/pg"), run).unwrap_err();
+        assert_eq!(several.reason, Reason::BackupNotFound);
+        assert!(
+            several.message.contains("several archives") && several.message.contains("a-copy, z-copy"),
+            "{several}"
+        );
+    }
+    assert_eq!(choose(&archives, Some("/z-copy/"), "latest").unwrap().backup.manifest.run, "moved");
+    backup(&*d, "default/pg/", "own", 3, Outcome::Complete).await;
+    let archives = load(&*d, "").await.unwrap();
+    assert_eq!(choose(&archives, Some("default/pg"), "latest").unwrap().backup.manifest.run, "own");
+}
+
 #[tokio::test]
 async fn the_uri_may_be_the_archives_folder_itself() {
     let d = memory();

@@ -34,6 +34,24 @@ async fn what_fails_is_told_with_its_last_words() {
 }
 
 #[tokio::test]
+async fn a_pipe_that_nobody_checks_is_refused_before_anything_runs() {
+    let folder = tempfile::tempdir().unwrap();
+    let ran = folder.path().join("ran");
+    let nested = format!("sh -c 'touch {}; false | cat'", ran.display());
+    let open = async |command: ShellCommand| command.open(CancellationToken::new()).await;
+    let failure = open(ShellCommand::new(&nested, "run-1")).await.err().unwrap();
+    assert_eq!(failure.reason, Reason::PipelineNotChecked);
+    assert!(failure.message.contains("--allow-unchecked-pipes"), "{failure}");
+    assert!(!ran.exists());
+    assert!(capture("sh -c 'false || true'").await.1.is_ok());
+
+    let mut allowed = open(ShellCommand::new(&nested, "run-1").allow_unchecked_pipes(true)).await.unwrap();
+    assert!(allowed.bytes.recv().await.is_none());
+    assert!(allowed.completion.await.is_ok());
+    assert!(ran.exists());
+}
+
+#[tokio::test]
 async fn a_flood_on_standard_error_does_not_hold_it_up() {
     let (_, completion) = capture("head -c 5000000 /dev/zero >&2; echo last >&2").await;
     let completion = completion.unwrap();
