@@ -8,6 +8,8 @@ mod container;
 mod copy;
 #[path = "wrapper/hooks.rs"]
 mod hooks;
+#[path = "wrapper/shared.rs"]
+mod shared;
 
 use container::{Container, OTHER_UID, Shell, disk, eventually, fresh_uid, in_each, program, session};
 use std::fs;
@@ -170,7 +172,7 @@ fn a_directory_that_cannot_be_made_is_said() {
 #[test]
 fn what_a_dead_run_left_is_cleared() {
     in_each(|c| {
-        let dead = format!("{OTHER_UID} 4194999 17\n");
+        let dead = format!("{OTHER_UID} 4194999 17 {}\n", shared::here());
         for inside in [true, false] {
             fs::create_dir(c.path("backup")).unwrap();
             fs::write(c.path("backup/half.sql"), "x").unwrap();
@@ -180,6 +182,14 @@ fn what_a_dead_run_left_is_cleared() {
             assert!(out.warnings[0].contains(OTHER_UID), "{:?}", out.warnings);
             assert_eq!(c.path("backup").exists(), inside);
             let _ = fs::remove_dir(c.path("backup"));
+        }
+        // Killed while it was taken over.
+        for marker in ["backup/.ubo-run.old", "backup.ubo-run.old"] {
+            fs::create_dir_all(c.path("backup")).unwrap();
+            fs::write(c.path("backup/half.sql"), "x").unwrap();
+            fs::write(c.path(marker), &dead).unwrap();
+            assert_eq!(c.directory("echo x > /backup/whole.sql").names(), ["./whole.sql"], "{:?}: {marker}", c.shell);
+            assert!(!c.path(marker).exists());
         }
         // Killed between the two steps of cleaning up.
         fs::write(c.path("backup.ubo-run"), &dead).unwrap();

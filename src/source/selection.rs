@@ -108,10 +108,12 @@ pub fn whole_folders(exclude: &[String]) -> Vec<&str> {
     if exclude.iter().any(|pattern| pattern.starts_with('!')) {
         return Vec::new();
     }
-    let is_name = |pattern: &&str| !pattern.contains(['*', '?', '[', '\\']) && !pattern.ends_with(' ');
+    // Of libarchive's patterns a `$` at the end is none of the name, and `//` and `/./` match a `/`.
+    let is_name = |pattern: &&str| !pattern.contains(['*', '?', '[', '\\', '$']) && !pattern.ends_with(' ');
+    let is_plain = |name: &&str| name.split('/').all(|part| !matches!(part, "" | "." | ".."));
     let anchored = |pattern: &str| pattern.trim_end_matches('/').contains('/');
     let names = exclude.iter().map(String::as_str).filter(|pattern| anchored(pattern)).filter(is_name);
-    names.map(|name| name.trim_matches('/')).filter(|name| !name.is_empty()).collect()
+    names.map(|name| name.trim_matches('/')).filter(is_plain).collect()
 }
 
 /// Whether the patterns match the entry or a folder above it, from the top: what lies below a match cannot be taken back.
@@ -177,7 +179,9 @@ mod tests {
 
     #[test]
     fn folders_that_need_not_be_read() {
-        let exclude = texts(&["/cache/", "a/b", "*.tmp", "tmp/", "/x*/", "/a b/", "/y ", "/"]);
+        let exclude = texts(&[
+            "/cache/", "a/b", "*.tmp", "tmp/", "/x*/", "/a b/", "/y ", "/", "/c$/", "/d/./e", "/f//g", "/../h",
+        ]);
         assert_eq!(whole_folders(&exclude), ["cache", "a/b", "a b"]);
         assert_eq!(whole_folders(&texts(&["/cache/", "!/cache/"])), [""; 0]);
     }

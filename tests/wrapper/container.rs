@@ -34,6 +34,8 @@ pub(crate) const SHELLS: [Shell; 4] = [Shell::Dash, Shell::DashBesideBash, Shell
 pub(crate) struct Container {
     pub(crate) shell: Shell,
     pub(crate) root: TempDir,
+    /// Variables of the container, beside PATH.
+    pub(crate) environment: Vec<(&'static str, &'static str)>,
 }
 
 pub(crate) const TOOLS: &[&str] = &[
@@ -76,7 +78,7 @@ impl Container {
                 link("bash", &program("bash"));
             }
         }
-        Self { shell, root }
+        Self { shell, root, environment: Vec::new() }
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
@@ -95,6 +97,14 @@ impl Container {
 
     pub(crate) fn remove(&self, tool: &str) {
         fs::remove_file(self.path("bin").join(tool)).unwrap();
+    }
+
+    /// From now on `tool` is this script.
+    pub(crate) fn script(&self, tool: &str, text: &str) {
+        let (name, fresh) = (self.path("bin").join(tool), self.path("bin/.fresh"));
+        fs::write(&fresh, format!("#!{}\n{text}\n", program("dash").display())).unwrap();
+        Command::new("chmod").arg("755").arg(&fresh).status().unwrap();
+        fs::rename(fresh, name).unwrap();
     }
 
     /// From now on `df` says this, in KiB.
@@ -141,6 +151,7 @@ impl Container {
         command
             .env_clear()
             .env("PATH", self.path("bin"))
+            .envs(self.environment.iter().copied())
             .current_dir(self.root.path())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())

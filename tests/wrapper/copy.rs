@@ -26,7 +26,7 @@ fn copy(c: &Container, path: &str) -> Outcome {
 }
 
 /// In each shell with its own tar, and once more with libarchive's.
-fn with_each_tar(test: impl Fn(&Container) + Sync) {
+pub(crate) fn with_each_tar(test: impl Fn(&Container) + Sync) {
     in_each(&test);
     let c = Container::new(Shell::DashBesideBash);
     c.replace("tar", "bsdtar");
@@ -34,7 +34,7 @@ fn with_each_tar(test: impl Fn(&Container) + Sync) {
 }
 
 /// A tar that does something before or after the real one.
-fn sham_tar(c: &Container, before: &str, after: &str) {
+pub(crate) fn sham_tar(c: &Container, before: &str, after: &str) {
     let real = fs::read_link(c.path("bin/tar")).unwrap();
     fs::remove_file(c.path("bin/tar")).unwrap();
     let real = if real.ends_with("busybox") { format!("{} tar", real.display()) } else { real.display().to_string() };
@@ -116,14 +116,28 @@ fn folders_that_are_left_out_are_not_read() {
         fs::write(c.path("data/cache/deep/x"), "x").unwrap();
         fs::write(c.path("data/a b/x"), "x").unwrap();
         fs::write(c.path("data/file"), "x").unwrap();
+        // Others by the same names, elsewhere, are wanted.
+        for other in ["data/sub/cache", "data/sub/a b"] {
+            fs::create_dir_all(c.path(other)).unwrap();
+            fs::write(c.path(other).join("y"), "y").unwrap();
+        }
         // A file by the name of what should be a folder is packed: whether it is wanted is decided elsewhere.
         let out = c.run(&plan(c, "data", &["/cache/", "/a b/", "/file/", "*.tmp"]));
         if c.shell == Shell::Busybox {
             assert_eq!(out.verdict, Some(Verdict::Tar(0)), "{out:?}");
             return; // Debian's cannot leave anything out
         }
-        assert_eq!(out.names(), ["./file"], "{:?}: {out:?}", c.shell);
+        let left = ["./file", "./sub/", "./sub/a b/", "./sub/a b/y", "./sub/cache/", "./sub/cache/y"];
+        assert_eq!(out.names(), left, "{:?}: {out:?}", c.shell);
         assert_eq!(out.verdict, Some(Verdict::Tar(0)));
+        // What patterns mean to a tar that nobody knows, nobody knows: it is asked for everything.
+        let real = fs::read_link(c.path("bin/tar")).unwrap();
+        c.script("tar", &format!("case $1 in --version) echo tar 1 ;; *) exec {} \"$@\" ;; esac", real.display()));
+        let names = c.run(&plan(c, "data", &["/cache/"])).names();
+        assert!(
+            names.contains(&"./cache/deep/x".to_owned()) && names.contains(&"./sub/cache/y".to_owned()),
+            "{names:?}"
+        );
     });
 }
 
@@ -144,6 +158,7 @@ fn what_changes_is_told_apart_from_what_cannot_be_read() {
             ("tar: ./log: Permission denied", 1, true, false),
             ("tar: ./log: Cannot open: Permission denied", 2, true, false),
             ("", 1, true, false),
+            ("tar: ./log: Warning: Cannot open: Permission denied", 0, true, false),
         ] {
             if c.shell == Shell::Busybox {
                 return; // has it built in, and asks nobody else
@@ -199,5 +214,66 @@ fn when_the_reader_goes_tar_goes() {
         drop((child.stdin.take(), out, child.stderr.take()));
         assert!(!child.wait().unwrap().success());
         eventually("nothing of the session is left", || session(child.id()).is_empty());
+    });
+}
+
+#[test]
+fn holes_are_left_out_only_where_it_is_known_that_they_are_holes() {
+    for shell in [Shell::Dash, Shell::Bash] {
+        let c = Container::new(shell);
+        let long = 8 << 20;
+        fs::create_dir_all(c.path("data/out")).unwrap();
+        let part = fs::File::create(c.path("data/part")).unwrap();
+        std::os::unix::fs::FileExt::write_at(&part, b"x", long - 1).unwrap();
+        let size = |c: &Container, exclude: &[&str]| {
+            let out = c.run(&plan(c, "data", exclude));
+            assert_eq!(out.verdict, Some(Verdict::Tar(0)), "{out:?}");
+            assert!(out.data.contains(&b'x'), "{out:?}");
+            out.data.len() as u64
+        };
+        fs::write(c.path("data/empty"), "").unwrap();
+        assert!(size(&c, &[]) < long, "{shell:?}: its hole is left out");
+        // A file without any block may have content, on file systems that count none.
+        fs::File::create(c.path("data/out/whole")).unwrap().set_len(long).unwrap();
+        assert!(size(&c, &[]) > 2 * long, "{shell:?}: both come whole");
+        // Unless it is not wanted anyway.
+        assert!(size(&c, &["/out/"]) < long, "{shell:?}");
+        // It alone, by its name and by a link.
+        symlink("data/out/whole", c.path("link")).unwrap();
+        for path in ["data/out/whole", "link"] {
+            assert!(copy(&c, path).data.len() as u64 > long, "{shell:?}: {path}");
+        }
+        fs::remove_file(c.path("data/out/whole")).unwrap();
+        assert!(size(&c, &[]) < long, "{shell:?}");
+        // Whatever is not GNU's find, or does not come to its end, is not believed.
+        let real = fs::read_link(c.path("bin/find")).unwrap();
+        let version = format!("case $1 in --version) exec {} --version ;; esac", real.display());
+        for sham in ["echo 8; exit 1", "echo 8; echo 0; echo 8", "kill -9 $$"] {
+            c.script("find", &format!("{version}\n{sham}"));
+            assert!(size(&c, &[]) > long, "{shell:?}: {sham}");
+        }
+        c.script("find", "case $1 in --version) exit 1 ;; esac; echo 8");
+        assert!(size(&c, &[]) > long, "{shell:?}: another find");
+        c.remove("find");
+        assert!(size(&c, &[]) > long, "{shell:?}: no find");
+    }
+}
+
+#[test]
+fn what_the_environment_tells_tar_is_not_for_ours() {
+    in_each(|c| {
+        let mut c = Container::new(c.shell);
+        c.environment = vec![("TAR_OPTIONS", "--exclude=precious")];
+        fs::create_dir_all(c.path("data")).unwrap();
+        fs::write(c.path("data/precious"), "x").unwrap();
+        assert_eq!(copy(&c, "data").names(), ["./precious"], "{:?}", c.shell);
+        // What the user's own command calls is the user's business.
+        let out = c.directory("echo \"$TAR_OPTIONS\"; echo x > /backup/precious");
+        assert_eq!(
+            (out.names(), out.log.trim()),
+            (vec!["./precious".to_owned()], "--exclude=precious"),
+            "{:?}",
+            c.shell
+        );
     });
 }

@@ -2,6 +2,13 @@
 
 if ! command -v tar >/dev/null 2>&1; then ubo_end tar-missing 1; fi
 UBO_BACKUP_DIR=$ubo_d; export UBO_BACKUP_DIR
+# What a pattern begins with that means one name at the top: without it libarchive's tar leaves out its namesakes at any
+# depth. A tar that nobody knows is not asked to leave out anything.
+case $(ubo_bare; tar --version 2>&1) in
+  *"(GNU tar)"* | *[Bb]usy[Bb]ox*) ubo_f=./ ;;
+  *bsdtar*) ubo_f=^./ ;;
+  *) ubo_f= ;;
+esac
 
 # Empties the directory, but for what was never ours.
 ubo_empty() {
@@ -15,7 +22,9 @@ ubo_empty() {
 # Removes what the run has made. The marker goes last: whoever comes after a kill in between still knows whose it is.
 ubo_clean() {
   [ -n "$ubo_own" ] || return 0
-  if [ -n "$ubo_made" ]; then rm -rf -- "$ubo_d"; else ubo_empty; fi && rm -f -- "$ubo_mark" && ubo_own=
+  # What has become another's is not touched. Where the marker is only gone it is made again first.
+  if ! ubo_mine && { [ -e "$ubo_mark" ] || ! ubo_sign; }; then ubo_own=; return 0; fi
+  if [ -n "$ubo_made" ]; then rm -rf -- "$ubo_d"; else ubo_empty; fi && rm -f -- "$ubo_mark" "$ubo_mark.old" && ubo_own=
 }
 
 # What is wrong with the room for the directory, in ubo_v: `disk`, `full` or nothing. Less than a ninth free, as `df` counts
@@ -36,6 +45,7 @@ ubo_room() {
 # none (an empty directory, which is judged elsewhere) two empty blocks are the archive.
 ubo_tar() (
   exec 3<&- 4>&-
+  ubo_bare
   cd -- "$ubo_d" || exit 125
   if [ -z "$ubo_i" ]; then exec tar $ubo_e -cf - .; fi
   set --
@@ -48,43 +58,60 @@ ubo_tar() (
   exec tar -cf - "$@"
 )
 
+# The line of the marker in $1, in ubo_l.
+ubo_read() { ubo_l=; { read -r ubo_l <"$1"; } 2>/dev/null; }
+
+ubo_mine() { ubo_read "$ubo_mark"; [ "$ubo_l" = "$ubo_id" ]; }
+
+# What another has emptied in the meantime, or filled, is not our backup.
+ubo_hold() { ubo_mine || ubo_end shared 1; }
+
+# Created or refused, never overwritten: of two runs that come at once one is told.
+ubo_sign() { (set -C; echo "$ubo_id" >"$ubo_mark") 2>/dev/null && ubo_own=1; }
+
 # The marker lies beside a directory that we make, so that tools which insist on an empty one are content, and inside one
-# that we find, since a mounted volume outlives the container.
+# that we find, since a mounted volume outlives the container. It holds the run, a process, and where that is one: the name
+# of the host, and when the first process that is seen there began, by which containers of one pod are told apart.
 ubo_take() {
-  if [ -f "$ubo_d.ubo-run" ]; then
-    ubo_mark=$ubo_d.ubo-run
-    ubo_dead
-    rm -rf -- "$ubo_d" && rm -f -- "$ubo_mark" || ubo_end unavailable 1
+  ubo_p=$HOSTNAME
+  { read -r ubo_p </proc/sys/kernel/hostname; } 2>/dev/null
+  ubo_since 1 || ubo_v=0
+  ubo_here=${ubo_p:--}:$ubo_v
+  ubo_since $$
+  ubo_id="$ubo_u $$ $ubo_v $ubo_here"
+  ubo_mark=$ubo_d.ubo-run
+  ubo_seize
+  if [ -n "$ubo_own" ]; then
+    ubo_made=1
+    rm -rf -- "$ubo_d" && rm -f -- "$ubo_mark.old" || ubo_end unavailable 1
   fi
   if [ ! -e "$ubo_d" ] && [ ! -L "$ubo_d" ]; then
     mkdir -m 700 -- "$ubo_d" 2>/dev/null || ubo_end unavailable 1
-    ubo_made=1 ubo_mark=$ubo_d.ubo-run
+    ubo_made=1
   elif [ ! -d "$ubo_d" ]; then
     ubo_say "lies a file of that name"
     ubo_end not-empty 1
   else
     ubo_mark=$ubo_d/.ubo-run
-    if [ -f "$ubo_mark" ]; then
-      ubo_dead
-      ubo_empty && rm -f -- "$ubo_mark" || ubo_end unavailable 1
-    fi
+    ubo_seize
+    [ -z "$ubo_own" ] || ubo_empty || ubo_end unavailable 1
     ubo_look
   fi
-  ubo_since $$
-  # Created or refused, never overwritten: of two runs that come at once one is told.
-  (set -C; echo "$ubo_u $$ $ubo_v" >"$ubo_mark") 2>/dev/null || {
+  [ -n "$ubo_own" ] || ubo_sign || {
     if [ -e "$ubo_mark" ]; then ubo_end busy 1; fi
     [ -z "$ubo_made" ] || rmdir -- "$ubo_d"
     ubo_end unavailable 1
   }
-  ubo_own=1
 }
 
 # Refuses a directory that holds anything, naming up to five entries.
 ubo_look() {
   ubo_k=0
   for ubo_p in "$ubo_d"/* "$ubo_d"/.[!.]* "$ubo_d"/..?*; do
-    case $ubo_p in */lost+found) ubo_e="$ubo_e --exclude=./lost+found"; continue ;; esac
+    case $ubo_p in
+      */lost+found) ubo_e="$ubo_e --exclude=${ubo_f}lost+found"; continue ;;
+      "$ubo_mark") continue ;;
+    esac
     [ -e "$ubo_p" ] || [ -L "$ubo_p" ] || continue
     ubo_k=$((ubo_k + 1))
     [ $ubo_k -gt 5 ] || ubo_say "lies ${ubo_p#"$ubo_d"/}"
@@ -92,26 +119,56 @@ ubo_look() {
   [ $ubo_k = 0 ] || ubo_end not-empty 1
 }
 
-# Leavings: an attempt of this run that still lives was cut off and is ended; another run that lives keeps the directory.
-ubo_dead() {
-  read -r a b c <"$ubo_mark"
-  ubo_say "clearing $a"
-  if ubo_since "${b:-0}" && [ "$ubo_v" = "$c" ]; then
-    [ "$a" = "$ubo_u" ] || ubo_end busy 1
-    kill -s TERM "$b" 2>/dev/null
+# When the marker was last written, in seconds; where nothing tells them, in minutes.
+ubo_times() { stat -c '%Y %Z' "$ubo_mark" 2>/dev/null || { echo minutes; ls -ln "$ubo_mark" 2>/dev/null; }; }
+
+# Whether it stays as it is for half a minute, or longer where only minutes are told. Times are compared with each other and
+# never with a clock: that of another machine may be wrong.
+ubo_quiet() {
+  ubo_v=$(ubo_times) ubo_k=0
+  case $ubo_v in minutes*) set -- 450 ;; *) set -- 150 ;; esac
+  while [ $ubo_k -lt "$1" ]; do
+    ubo_nap
+    [ "$ubo_v" = "$(ubo_times)" ] || return 1
+  done
+}
+
+# Leavings: an attempt of this run that still lives was cut off and is ended; another run that lives keeps the directory. In
+# another container process ids mean nothing to us, and whoever lives there touches its marker. That of a dead one is moved
+# away, which one of several can do, and ours is made, before anything is removed: somebody who was taken for dead by
+# mistake finds by it that the directory is lost.
+ubo_seize() {
+  # Whoever was about to do that was killed.
+  if [ -f "$ubo_mark.old" ] && [ ! -f "$ubo_mark" ]; then mv -- "$ubo_mark.old" "$ubo_mark"; fi
+  [ -f "$ubo_mark" ] || return 0
+  ubo_read "$ubo_mark"
+  ubo_was=$ubo_l
+  set -- $ubo_l
+  if [ "$4" != "$ubo_here" ]; then
+    ubo_quiet || ubo_end shared 1
+  elif ubo_since "${2:-0}" && [ "$ubo_v" = "$3" ]; then
+    [ "$1" = "$ubo_u" ] || ubo_end busy 1
+    kill -s TERM "$2" 2>/dev/null
     ubo_k=0
-    while ubo_since "$b" && [ "$ubo_v" = "$c" ]; do
+    while ubo_since "$2" && [ "$ubo_v" = "$3" ]; do
       [ $ubo_k -lt 100 ] || ubo_end busy 1
       ubo_nap
     done
   fi
+  ubo_say "clearing ${1:-unknown}"
+  [ -f "$ubo_mark" ] || return 0
+  mv -f -- "$ubo_mark" "$ubo_mark.old" 2>/dev/null || {
+    if [ -f "$ubo_mark" ]; then ubo_end unavailable 1; else ubo_end busy 1; fi
+  }
+  ubo_read "$ubo_mark.old"
+  [ "$ubo_l" = "$ubo_was" ] && ubo_sign || ubo_end busy 1
 }
 
 ubo_take
 ubo_room
 [ -z "$ubo_v" ] || ubo_end "$ubo_v" 1
-if [ -z "$ubo_made" ]; then ubo_e="$ubo_e --exclude=./.ubo-run"; fi
-if [ -n "$ubo_e" ] && ! tar -C "$ubo_d" $ubo_e -cf - . >/dev/null 2>&1; then ubo_i=1; fi
+if [ -z "$ubo_made" ]; then ubo_e="$ubo_e --exclude=$ubo_f.ubo-run"; fi
+if [ -n "$ubo_e" ] && { [ -z "$ubo_f" ] || ! (ubo_bare; exec tar -C "$ubo_d" $ubo_e -cf - .) >/dev/null 2>&1; }; then ubo_i=1; fi
 ubo_rest
 ubo_beats staged
 ubo_begun=1
@@ -125,5 +182,8 @@ ubo_do ubo_log
 ubo_rest
 ubo_beats plain
 ubo_x=$ubo_x_kept
+ubo_hold
 ubo_do ubo_tar
-ubo_end tar "$ubo_v"
+ubo_code=$ubo_v
+ubo_hold
+ubo_end tar "$ubo_code"

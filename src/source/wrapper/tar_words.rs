@@ -5,6 +5,9 @@
 //! code only says whether there must be some. A line that nobody knows counts as a file that could not be read: what is
 //! taken for harmless is a short list. `LC_ALL=C` keeps the words English.
 //!
+//! A code of 0 hides nothing either (`--ignore-failed-read` makes one out of a 2): what a tar then says was not read, was not.
+//! There only lines count that begin with a tar's name, since what a hook has left running prints to the same stream.
+//!
 //! Standard error can be cut short like any stream of an exec. The wrapper says when tar has ended ([`TarWords::end`]); a
 //! tar that did not end with 0 and whose last words were not seen is believed nothing.
 //!
@@ -31,6 +34,9 @@ const HARMLESS: [&str; 6] = [
     ": error exit delayed from previous errors",
     ": Error exit delayed from previous errors.",
 ];
+
+/// What tars begin their lines with.
+const TARS: [&str; 2] = ["tar: ", "bsdtar: "];
 
 /// A number of files, and some of their names.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -68,6 +74,8 @@ pub struct TarWords {
     stage: Stage,
     line: Vec<u8>,
     unread: Files,
+    /// Those of `unread` that nobody but a tar says.
+    surely_unread: Files,
     changed: Files,
     /// Something changed, as names, sizes and times of all files say.
     differs: bool,
@@ -133,6 +141,9 @@ impl TarWords {
             self.changed.add(line);
         } else {
             self.unread.add(line);
+            if TARS.iter().any(|name| line.starts_with(name)) {
+                self.surely_unread.add(line);
+            }
         }
     }
 
@@ -149,7 +160,8 @@ impl TarWords {
             format!("{}{more}", files.lines.join("; "))
         };
         let unread = if code == 0 {
-            None
+            let some = self.surely_unread.count > 0;
+            some.then(|| format!("tar could not read everything (exit code 0): {}", listed(&self.surely_unread)))
         } else if !self.ended() {
             Some(format!("tar ended with exit code {code}, and what it printed was cut short"))
         } else if self.unread.count > 0 {
@@ -190,6 +202,9 @@ mod tests {
     fn lines_of_each_tar() {
         for (code, text, unread, changed) in [
             (0, "tar: ./s: socket ignored\n", false, false),
+            (0, "NOTICE: a session says something\n", false, false),
+            (0, "tar: ./b: Warning: Cannot open: Permission denied\n", true, false),
+            (0, "bsdtar: ./b: Couldn't open: Permission denied\n", true, false),
             (1, "tar: ./a: file changed as we read it\n", false, true),
             (1, "tar: ./a: File removed before we read it\n", false, true),
             (1, "tar: ./a: File shrank by 4096 bytes; padding with zeros\n", false, true),

@@ -32,6 +32,8 @@ pub enum Verdict {
     Unavailable,
     /// Another run that lives has the directory.
     Busy,
+    /// Somebody in another container works in the directory; or our marker in it is not ours any more.
+    Shared,
     /// The directory grew beyond its limit.
     Full,
     /// Its file system is nearly full.
@@ -56,6 +58,7 @@ impl Verdict {
             "not-empty" => Self::NotEmpty,
             "unavailable" => Self::Unavailable,
             "busy" => Self::Busy,
+            "shared" => Self::Shared,
             "full" => Self::Full,
             "disk" => Self::DiskFull,
             _ => return None,
@@ -176,6 +179,14 @@ impl Plan {
                     )
                 },
             ),
+            Verdict::Shared => (
+                Reason::SourceUnavailable,
+                format!(
+                    "the backup directory is not this run's alone: two pods share the volume at {directory}, or the command \
+                     removed the marker (.ubo-run) that says whose it is. Nothing was stored: give each BackupJob another \
+                     spec.strategy.directory, or let the command write to standard output"
+                ),
+            ),
             Verdict::Full => (
                 Reason::StagingFull,
                 format!(
@@ -250,6 +261,7 @@ mod tests {
             ("not-empty 1", Some(Reason::BackupDirectoryNotEmpty), "old.sql"),
             ("unavailable 1", Some(Reason::BackupDirectoryUnavailable), "emptyDir"),
             ("busy 1", Some(Reason::SourceUnavailable), "at work in"),
+            ("shared 1", Some(Reason::SourceUnavailable), "spec.strategy.directory"),
             ("full 1", Some(Reason::StagingFull), "KiB"),
             ("disk 1", Some(Reason::StagingFull), "10 %"),
         ] {

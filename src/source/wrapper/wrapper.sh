@@ -113,6 +113,9 @@ ubo_reap() {
   wait "$1"
 }
 
+# Before a tar of ours: variables by which a container's environment could make it leave out files and say nothing.
+ubo_bare() { unset TAR_OPTIONS TAR_READER_OPTIONS TAR_WRITER_OPTIONS; }
+
 # What the form of the work removes when it is over, and what hooks do, where there are any.
 ubo_clean() { :; }
 ubo_before() { :; }
@@ -165,6 +168,8 @@ ubo_beat() {
     # 126 and 127: there is no `sleep` here, and a loop without one would burn a core
     case $? in 126 | 127) exit 0 ;; esac
     ubo_say .
+    # Whoever shares a volume with us sees by this that we live. What is gone must not come back.
+    [ -z "$ubo_own" ] || touch -c "$ubo_mark" 2>/dev/null
     [ "$1" = staged ] || continue
     ubo_room
     case $ubo_v in
