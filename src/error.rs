@@ -215,6 +215,7 @@ impl Reason {
             | Self::SourceIncomplete
             | Self::FilesChanged
             | Self::LiveDatabase
+            | Self::PodsMissing
             | Self::SecretNotFound
             | Self::SecretKeyMissing
             | Self::DestinationDenied

@@ -16,12 +16,12 @@
 //! waits in a process that no longer starts runs, or that is to end, leaves its run to the next process.
 
 use super::cancel::Cancel;
-use super::exclusive::Exclusive;
+use super::exclusive::{Exclusive, Turn};
 use super::observer::{Happening, Observer, Subject};
 use super::ports::{Executor, Prepared, Records, RunKey, RunWritten};
 use super::record::{self, Next, Retry};
 use super::report::{Ownership, Progress, Recovered, Report};
-use super::turns::Turns;
+use super::turns::{Place, Turns};
 use super::{AttemptId, Phase};
 use crate::api::backup_job::BackupJob;
 use crate::api::backup_run::{BackupRun, BackupRunStatus};
@@ -98,6 +98,9 @@ impl From<Failure> for Stop {
         Self::Failed(failure)
     }
 }
+
+/// What an attempt needs to begin: its place among those at work, what it does, and what it has for itself meanwhile.
+type Ready = (Place, Box<dyn Prepared>, Vec<Turn>);
 
 /// One run in this process.
 pub struct RunTask {
@@ -271,8 +274,8 @@ impl RunTask {
             if let Some(at) = not_before {
                 self.wait_until(at).await?;
             }
-            let _turns = self.turn().await?;
-            match self.one_attempt().await? {
+            let (place, _job_turn) = self.turn().await?;
+            match self.one_attempt(place).await? {
                 Next::Over => return Ok(()),
                 Next::Retry(at) => not_before = Some(at),
             }
@@ -308,11 +311,11 @@ impl RunTask {
         Ok((job, valid))
     }
 
-    async fn one_attempt(&mut self) -> Result<Next, Stop> {
+    async fn one_attempt(&mut self, place: Place) -> Result<Next, Stop> {
         let (job, valid) = self.valid_job().await?;
         let retry = Retry { limit: valid.retry_limit, backoff: valid.retry_backoff };
         let generation = self.run.metadata.generation;
-        let (prepared, _directory_turns) = match self.prepare(&valid).await {
+        let (_place, prepared, _directory_turns) = match self.prepare(&valid, place).await {
             Ok(ready) => ready,
             Err(Stop::Failed(failure)) => {
                 let backed_up = job.status.as_ref().is_some_and(|status| status.last_success_time.is_some());
@@ -336,25 +339,25 @@ impl RunTask {
         self.conclude(attempt, result, retry).await
     }
 
-    /// Finds the target and takes what the attempt must have for itself.
-    async fn prepare(
-        &mut self,
-        valid: &ValidatedJob,
-    ) -> Result<(Box<dyn Prepared>, Vec<super::exclusive::Turn>), Stop> {
+    /// Finds the target and takes what the attempt must have for itself. The place in the queue is given back while others
+    /// have that: three that wait for one directory must not keep everybody else from work.
+    async fn prepare(&mut self, valid: &ValidatedJob, mut place: Place) -> Result<Ready, Stop> {
         let shared = Arc::clone(&self.shared);
         let prepare = || in_time(PREPARE_LIMIT, "preparing the attempt", shared.executor.prepare(valid));
         loop {
             let prepared = self.or_cancel(prepare()).await??;
             let keys = prepared.exclusive();
             if let Some(turns) = shared.exclusive.try_lock_all(&keys) {
-                return Ok((prepared, turns));
+                return Ok((place, prepared, turns));
             }
+            drop(place);
             self.say_waiting("waits for another backup that uses the same directory in the same container").await?;
             let turns = self.or_cancel(shared.exclusive.lock_all(&keys)).await?;
+            place = self.place().await?;
             // The pod may be another one by now, so it is looked for again.
             let again = self.or_cancel(prepare()).await??;
             if again.exclusive() == keys {
-                return Ok((again, turns));
+                return Ok((place, again, turns));
             }
         }
     }

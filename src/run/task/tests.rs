@@ -40,6 +40,8 @@ enum Act {
     UntilCancelled,
     /// Works until this is notified.
     Until(Arc<Notify>),
+    /// The same, in a directory of this name, which it must have for itself.
+    In(&'static str, Arc<Notify>),
 }
 
 #[derive(Default)]
@@ -89,7 +91,10 @@ struct Work(Arc<Stage>, Act);
 #[async_trait]
 impl Prepared for Work {
     fn exclusive(&self) -> BTreeSet<String> {
-        BTreeSet::new()
+        match &self.1 {
+            Act::In(directory, _) => BTreeSet::from([(*directory).to_owned()]),
+            _ => BTreeSet::new(),
+        }
     }
     fn pod(&self) -> Option<String> {
         Some("postgres-0".into())
@@ -118,7 +123,7 @@ impl Prepared for Work {
                 stage.cleaned_up.fetch_add(1, Atomic::SeqCst);
                 Err(Failure::new(Reason::StreamCut, "cancelled"))
             }
-            Act::Until(notify) => {
+            Act::Until(notify) | Act::In(_, notify) => {
                 notify.notified().await;
                 Ok(report())
             }

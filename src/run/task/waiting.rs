@@ -62,7 +62,7 @@ impl RunTask {
         Ok((self.place().await?, Some(turn)))
     }
 
-    async fn place(&mut self) -> Result<Place, Stop> {
+    pub(super) async fn place(&mut self) -> Result<Place, Stop> {
         let created = self.run.metadata.creation_timestamp.as_ref();
         let tick = self.run.spec.scheduled_at.as_ref().or(created).map_or_else(|| self.shared.clock.now(), from_time);
         let mut place = self.shared.turns.enter(&self.key.namespace, tick);

@@ -84,3 +84,31 @@ async fn a_run_that_waits_for_its_turn_is_cancelled_and_its_place_goes_to_the_ne
     play.supervisor.ended().await;
     play.until("the next one works", |stage| stage.working.load(Atomic::SeqCst) == 4).await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn who_waits_for_a_directory_keeps_nobody_else_from_work() {
+    let go = Arc::new(Notify::new());
+    let mut script: Vec<_> = (0..4).map(|_| Act::In("/backup", Arc::clone(&go))).collect();
+    script.push(Act::Succeed);
+    script.extend((0..3).map(|_| Act::In("/backup", Arc::clone(&go))));
+    let mut play = Play::new(script);
+    allow(&play);
+    for number in 1..=4 {
+        play.start(&format!("pg-m{}", "1".repeat(number)), &BackupRunStatus::default());
+    }
+    let waiting = |stage: &Stage| {
+        let writes = stage.writes.lock().expect("sound");
+        writes.iter().filter(|status| status.message.as_deref().is_some_and(|text| text.contains("directory"))).count()
+    };
+    play.until("three wait for the directory", |stage| waiting(stage) == 3).await;
+    // As many as may work at once have come; only one of them does.
+    let other = play.start("pg-m55555", &BackupRunStatus::default());
+    assert_eq!(play.supervisor.ended().await.0, other);
+    assert_eq!(play.last().phase, Phase::Succeeded);
+    for _ in 0..4 {
+        go.notify_one();
+        play.supervisor.ended().await;
+        assert_eq!(play.last().phase, Phase::Succeeded);
+    }
+    assert_eq!(play.stage.most_at_once.load(Atomic::SeqCst), 2, "two at once in one directory");
+}
