@@ -269,4 +269,4 @@ pub(super) fn for_each_record<'a>(
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -91,6 +91,48 @@ fn numbers() {
     assert_eq!(pax_size(b"20 comment=size=999\n"), Ok(None));
 }
 
+/// A header with this `size` field and kind, its checksum set.
+pub(crate) fn header(name: &str, size: &[u8; 12], kind: u8) -> Vec<u8> {
+    let mut header = tar::Header::new_gnu();
+    header.set_path(name).unwrap();
+    header.set_mode(0o644);
+    header.set_entry_type(tar::EntryType::new(kind));
+    header.as_old_mut().size = *size;
+    header.set_cksum();
+    header.as_bytes().to_vec()
+}
+
+/// The headers of a file of this size, which no octal field holds: in base 256, and in PAX records before it.
+pub(crate) fn headers_of_a_large_file(name: &str, size: u64) -> [Vec<u8>; 2] {
+    let mut field = [0; 12];
+    field[0] = 0x80;
+    field[4..].copy_from_slice(&size.to_be_bytes());
+    let record = format!(" size={size}\n");
+    let record = format!("{}{record}", record.len() + 2);
+    let mut pax = header("pax", format!("{:011o}\0", record.len()).as_bytes().try_into().unwrap(), b'x');
+    pax.extend_from_slice(record.as_bytes());
+    pax.resize(2 * BLOCK, 0);
+    pax.extend(header(name, b"00000000000\0", b'0'));
+    [header(name, &field, b'0'), pax]
+}
+
+#[test]
+fn a_file_that_no_octal_size_holds_is_followed_to_its_end() {
+    // 8 GiB are the first that eleven digits cannot say.
+    const PIECE: usize = 8 << 20;
+    let pieces = 1025_u64;
+    let content = vec![1; PIECE];
+    for headers in headers_of_a_large_file("big", pieces * PIECE as u64 - 100) {
+        let mut watch = TarWatch::default();
+        watch.push(&headers);
+        for _ in 0..pieces {
+            watch.push(&content);
+        }
+        watch.push(&tar_of(&[("after".to_owned(), vec![])]));
+        assert_eq!(watch.finish(), Ok(Counts { files: 2, with_content: 1 }));
+    }
+}
+
 /// The real tool, in the formats that it writes: long names, hard and symbolic links, sparse files, large numbers.
 #[test]
 fn what_gnu_tar_writes_is_followed() {

@@ -1,5 +1,6 @@
 use super::*;
 use crate::source::tar_end::TarWatch;
+use crate::source::tar_end::tests::{header, headers_of_a_large_file};
 use proptest::prelude::*;
 use std::fs;
 use std::path::Path;
@@ -174,6 +175,34 @@ fn what_is_no_tar_passes_and_is_told() {
             let (passed, noted) = filtered(&damaged, selection(&[], &["x"]), size);
             assert!(noted.unfiltered);
             assert_eq!(passed, damaged, "{size}");
+        }
+    }
+}
+
+#[test]
+fn a_file_that_no_octal_size_holds_passes_whole_or_not_at_all() {
+    const PIECE: usize = 8 << 20;
+    let (pieces, content) = (1025_u64, Bytes::from(vec![1; PIECE]));
+    for headers in headers_of_a_large_file("big", pieces * PIECE as u64 - 100) {
+        for (exclude, taken) in [(&["big"][..], false), (&["other"], true)] {
+            let mut filter = TarFilter::new(selection(&[], exclude));
+            let (mut passed, mut onward) = (0, VecDeque::new());
+            let mut push = |chunk: &Bytes, last: bool| {
+                filter.push(chunk, &mut onward);
+                if last {
+                    filter.finish(&mut onward);
+                }
+                passed += onward.drain(..).map(|bytes| bytes.len() as u64).sum::<u64>();
+            };
+            push(&headers.clone().into(), false);
+            for _ in 0..pieces {
+                push(&content, false);
+            }
+            push(&header("after", b"00000000000\0", b'0').into(), false);
+            push(&vec![0; 1024].into(), true);
+            let big = if taken { headers.len() as u64 + pieces * PIECE as u64 } else { 0 };
+            assert_eq!(passed, big + 512 + 1024, "{exclude:?}");
+            assert_eq!(filter.noted(), &Noted::default());
         }
     }
 }
