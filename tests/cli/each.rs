@@ -1,6 +1,7 @@
 //! A backup of several pods, as the operator writes it, listed, verified and restored by a person.
 
 use super::{Scene, listing};
+use std::collections::BTreeMap;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 use ubo::api::names::{JobRef, ObjectKey, RunName, Uid};
@@ -40,7 +41,7 @@ fn plan(run: &str) -> Plan {
 
 /// Backs up `pods`, whose data lies in the folder `pods/<name>`; one without a folder is not Ready.
 fn back_up(scene: &Scene, run: &str, pods: &[&str]) {
-    let destination = build(&Address::parse(&scene.uri()).unwrap(), &Default::default(), &Default::default()).unwrap();
+    let destination = build(&Address::parse(&scene.uri()).unwrap(), &BTreeMap::new(), &BTreeMap::new()).unwrap();
     let member = |pod: &&str| {
         let folder = scene.at("pods").join(pod);
         let source: Result<Box<dyn Source>, Failure> = if folder.exists() {

@@ -97,8 +97,8 @@ fn of_several_lacks_the_gravest_is_the_reason_and_the_others_are_warnings() {
         (GREW.to_owned(), 1, &lost, Reason::SourceIncomplete, &["./log"]),
         (GREW.to_owned(), 1, &lock, Reason::LiveDatabase, &["./log"]),
     ] {
-        let (lack, warnings) = judged_copy((&words, code), (false, false, true), noted);
-        assert_eq!((lack, warnings.len()), (Some(reason), others.len()), "{words}: {warnings:?}");
+        let (found, warnings) = judged_copy((&words, code), (false, false, true), noted);
+        assert_eq!((found, warnings.len()), (Some(reason), others.len()), "{words}: {warnings:?}");
         assert!(warnings.iter().zip(others).all(|(warning, name)| warning.contains(name)), "{words}: {warnings:?}");
     }
     let unfiltered = Noted { unfiltered: true, ..Noted::default() };
