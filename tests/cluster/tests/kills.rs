@@ -178,10 +178,10 @@ async fn judge(scene: &Scene, run: &BackupRun, objects: &[String], outcome: &mut
     outcome.doubled += backups.saturating_sub(1);
     if status.phase == Phase::Succeeded {
         outcome.succeeded += 1;
-        let uri = scene.uri();
-        let archive = format!("{}/{}", scene.namespace, run.spec.backup_job_name);
+        // The archive's own folder: nobody needs to read what lies in the others.
+        let uri = format!("{}/{}/{}", scene.uri(), scene.namespace, run.spec.backup_job_name);
         let verified = Command::new(&scene.installed.cluster.ubo)
-            .args(["verify", &uri, name, "--archive", &archive])
+            .args(["verify", &uri, name])
             .envs(scene.keys())
             .stdout(Stdio::null())
             .stderr(Stdio::inherit())
