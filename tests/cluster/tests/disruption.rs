@@ -349,7 +349,7 @@ async fn lead_is_lost_and_found(installed: &installed::Installed) -> Result<()> 
 async fn impatient(scene: &Scene) -> Result<()> {
     let installed = &scene.installed;
     scene.exec("box", "rm /tmp/go /tmp/tried").await?;
-    scene.apply(&scene.job("cancelled", IN_A_DIRECTORY, |_| {})).await?;
+    scene.apply(&tried_twice(scene, "cancelled")).await?;
     begun(scene, 1).await?;
     let first = executor(scene, "cancelled-once").await?;
     installed.kubectl(&set_env("UBO_SHUTDOWN_GRACE_SECONDS-"), "").await?;
