@@ -4,7 +4,7 @@
 //! Each act is a function that runs what a person would type and waits for what it is for; `cargo rig demo` shows them,
 //! `tests/example.rs` checks them. All of it happens in namespace `default`, because the BackupJob says so.
 
-use crate::Cluster;
+use crate::{Cluster, remove_folder};
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
 use std::fs::{self, File};
@@ -113,10 +113,10 @@ impl<'a> Example<'a> {
             run(&["pod", &format!("{name}-0")])?;
             run(&["persistentvolumeclaim", &format!("data-{name}-0")])?;
             run(&["persistentvolume", &volume(name)])?;
-            remove(&self.volume_folder(name))?;
+            remove_folder(&self.volume_folder(name))?;
         }
-        remove(&self.work())?;
-        remove(&self.cluster.s3.folder.join(&self.cluster.s3.bucket).join("backups/postgres"))
+        remove_folder(&self.work())?;
+        remove_folder(&self.cluster.s3.folder.join(&self.cluster.s3.bucket).join("backups/postgres"))
     }
 
     /// `manifests/examples/postgres.yaml` under `name`, with the cluster's own image, and a volume for its claim.
@@ -250,7 +250,7 @@ impl<'a> Example<'a> {
     /// Reads a backup back with `zstd -d | tar x` and nothing of ours; gives the dump's file.
     pub fn read_back(&self, run: &Run) -> Result<PathBuf> {
         let folder = self.work();
-        remove(&folder)?;
+        remove_folder(&folder)?;
         fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
         let mut shell = Command::new("bash");
         shell.args(["-c", r#"set -o pipefail; zstd -d -c "$1" | tar x -C "$2""#, "by-hand"]);
@@ -366,16 +366,6 @@ fn named(mut document: Value, name: &str) -> Value {
 fn documents(file: &Path) -> Result<Vec<Value>> {
     let text = fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
     serde_saphyr::from_multiple(&text).with_context(|| format!("{} is not YAML", file.display()))
-}
-
-/// Removes a folder if it is there.
-fn remove(folder: &Path) -> Result<()> {
-    match fs::remove_dir_all(folder) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(error).with_context(|| format!("cannot remove {}", folder.display()))
-        }
-        _ => Ok(()),
-    }
 }
 
 #[cfg(test)]

@@ -11,11 +11,11 @@ use super::{Goal, Measured, Table, mib};
 use crate::report::{Report, Stopwatch};
 use anyhow::{Context, Result, bail, ensure};
 use chrono::{DateTime, TimeDelta, Utc};
-use rig::Cluster;
+use rig::{Cluster, remove_folder};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -235,13 +235,13 @@ impl Bench<'_> {
     fn clear(&self) -> Result<()> {
         self.kubectl.clear()?;
         self.clear_store()?;
-        remove(&self.data)
+        remove_folder(&self.data)
     }
 
     /// What was stored goes at once: disks are small.
     fn clear_store(&self) -> Result<()> {
         let s3 = &self.kubectl.cluster.s3;
-        remove(&s3.folder.join(&s3.bucket).join(NAMESPACE))
+        remove_folder(&s3.folder.join(&s3.bucket).join(NAMESPACE))
     }
 }
 
@@ -320,16 +320,6 @@ fn median(times: &[f64]) -> f64 {
     let mut sorted = times.to_vec();
     sorted.sort_by(f64::total_cmp);
     sorted.get(sorted.len() / 2).copied().unwrap_or(f64::NAN)
-}
-
-/// Removes a folder if it is there.
-fn remove(folder: &Path) -> Result<()> {
-    match fs::remove_dir_all(folder) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(error).with_context(|| format!("cannot remove {}", folder.display()))
-        }
-        _ => Ok(()),
-    }
 }
 
 #[cfg(test)]
