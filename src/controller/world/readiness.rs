@@ -13,6 +13,9 @@ use std::sync::Arc;
 
 /// How soon what was missing is looked for again, and how often what was there is checked.
 const ACCESS_RETRY: (TimeDelta, TimeDelta) = (TimeDelta::seconds(15), TimeDelta::minutes(10));
+/// For each BackupJob that lacks something: twenty looks a second in all, whatever their number. A cluster with thousands
+/// of them (a ClusterRole that was taken away) must not be asked without a pause.
+const BETWEEN_LOOKS: TimeDelta = TimeDelta::milliseconds(50);
 
 impl World {
     /// Whether the admission policies are in force; while they are not, nothing starts.
@@ -31,16 +34,22 @@ impl World {
 
     /// Whether all that the BackupJob refers to is there and may be used.
     pub fn access_checked(&mut self, reference: &JobRef, result: Result<(), Failure>, now: DateTime<Utc>) {
+        let wait = if result.is_ok() { ACCESS_RETRY.1 } else { self.look_again_in() };
         let Some(job) = self.jobs.get_mut(reference) else { return };
         job.checking = false;
-        let (soon, later) = ACCESS_RETRY;
-        job.access_due = now + if result.is_ok() { later } else { soon };
+        job.access_due = now + wait;
         self.alarms.insert((job.access_due, reference.clone()));
         let passing = matches!(&result, Err(failure) if failure.class() == crate::error::Class::Transient);
         if !(passing && job.access.is_some()) {
             job.access = Some(result); // an API server that does not answer says nothing about rights
         }
         self.dirty.insert(reference.clone());
+    }
+
+    fn look_again_in(&self) -> TimeDelta {
+        let (soon, later) = ACCESS_RETRY;
+        let lacking = self.jobs.values().filter(|job| matches!(job.access, Some(Err(_)))).count();
+        (BETWEEN_LOOKS * i32::try_from(lacking).unwrap_or(i32::MAX)).clamp(soon, later)
     }
 
     pub(super) fn decide_alarms(&mut self, now: DateTime<Utc>, actions: &mut Vec<Action>) {

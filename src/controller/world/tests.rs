@@ -373,6 +373,36 @@ fn rights_are_looked_for_again_until_they_are_there() {
 }
 
 #[test]
+fn many_that_lack_something_are_looked_at_more_rarely() {
+    let named = |number: usize| {
+        job(|job| {
+            job["metadata"]["name"] = json!(format!("job-{number}"));
+            job["metadata"]["uid"] = json!(format!("11111111-1111-1111-1111-{number:012}"));
+        })
+    };
+    let mut world = world((0..1000).map(named).collect(), vec![], "2026-11-24T10:00:05Z");
+    let looks = |world: &mut World, now: &str| {
+        let actions = decide(world, now);
+        let looked: Vec<JobRef> = actions
+            .into_iter()
+            .filter_map(|action| match action {
+                Action::CheckAccess(job, _) => Some(job),
+                _ => None,
+            })
+            .collect();
+        for job in &looked {
+            world.access_checked(job, Err(Failure::new(Reason::SecretNotFound, "create it")), at(now));
+        }
+        looked.len()
+    };
+    assert_eq!(looks(&mut world, "2026-11-24T10:00:05Z"), 1000);
+    // The first of them were few then; from here on there are a thousand, twenty a second.
+    assert_eq!(looks(&mut world, "2026-11-24T10:01:05Z"), 1000);
+    assert_eq!(looks(&mut world, "2026-11-24T10:01:54Z"), 0);
+    assert_eq!(looks(&mut world, "2026-11-24T10:01:55Z"), 1000);
+}
+
+#[test]
 fn what_was_found_for_another_spec_says_nothing_about_this_one() {
     let mut world = world(vec![job(|_| {})], vec![], "2026-11-24T10:00:05Z");
     let looks = |actions: &[Action]| {

@@ -114,8 +114,8 @@ enum Command {
     },
     /// Measure what the operator is held to, beside what others do in the same cluster and the same run
     Bench {
-        /// What is measured
-        part: bench::Part,
+        /// What is measured; without it all of it, one after the other
+        part: Option<bench::Part>,
         /// How it is printed
         #[arg(long, default_value = "text")]
         output: bench::Output,

@@ -7,6 +7,7 @@
 
 use super::kubectl::{Kubectl, Watch, now};
 use super::operator::{Operator, Process};
+use super::scene::{job, list, pod, secret};
 use super::{Goal, Measured, Table, mib};
 use crate::report::{Report, Stopwatch};
 use anyhow::{Context, Result, bail, ensure};
@@ -173,28 +174,17 @@ impl Bench<'_> {
     /// The namespace with its pod and jobs; what the script says that it made.
     fn scene(&self) -> Result<String> {
         self.kubectl.opted_in()?;
-        let s3 = &self.kubectl.cluster.s3;
-        let secret = json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "s3"}, "stringData": {
-            "AWS_ACCESS_KEY_ID": s3.access_key, "AWS_SECRET_ACCESS_KEY": s3.secret_key,
-            "AWS_ENDPOINT_URL": s3.endpoint, "AWS_REGION": "us-east-1",
-        }});
-        let pod = json!({
-            "apiVersion": "v1", "kind": "Pod", "metadata": {"name": "box"},
-            "spec": {
-                "terminationGracePeriodSeconds": 1, "automountServiceAccountToken": false,
-                "containers": [{
-                    "name": "main", "image": IMAGE, "imagePullPolicy": "Never",
-                    "command": ["sh", "-c", "trap 'exit 0' TERM; sleep 100000 & wait"],
-                    "volumeMounts": [{"name": "data", "mountPath": "/data"}],
-                }],
-                "volumes": [{"name": "data", "hostPath": {"path": self.data, "type": "DirectoryOrCreate"}}],
-            },
-        });
+        let folder = json!({"name": "data", "hostPath": {"path": self.data, "type": "DirectoryOrCreate"}});
         let stream = |name: &str, blocks| {
             let command = format!("for n in $(seq {blocks}); do cat /data/block; done");
             self.job(name, &json!({"type": "dump", "command": command}))
         };
-        let mut objects = vec![secret, pod, self.job("tree", &json!({"type": "copy"})), stream("one", BLOCKS[0])];
+        let mut objects = vec![
+            secret(&self.kubectl.cluster.s3),
+            pod(IMAGE, &[folder]),
+            self.job("tree", &json!({"type": "copy"})),
+            stream("one", BLOCKS[0]),
+        ];
         objects.extend((0..STREAMS).map(|number| stream(&format!("four-{number}"), BLOCKS[1])));
         self.kubectl.run(&["create", "-f", "-"], &list(&objects))?;
         self.kubectl.run(&["wait", "pod/box", "--for=condition=Ready", "--timeout=180s"], "")?;
@@ -203,16 +193,7 @@ impl Bench<'_> {
 
     /// A BackupJob that runs when it is asked to.
     fn job(&self, name: &str, strategy: &Value) -> Value {
-        json!({
-            "apiVersion": "backup.javy.dev/v1", "kind": "BackupJob", "metadata": {"name": name},
-            "spec": {
-                "target": {"kind": "Pod", "name": "box", "path": "/data/tree"},
-                "destination": {"type": "s3", "uri": format!("s3://{}/{NAMESPACE}", self.kubectl.cluster.s3.bucket), "secretRef": "s3"},
-                "strategy": strategy,
-                "schedule": "0 0 29 2 *",
-                "retry": {"limit": 0},
-            },
-        })
+        job(&self.kubectl.cluster.s3, NAMESPACE, name, Some("/data/tree"), strategy, "0 0 29 2 *")
     }
 
     /// Seconds of `kubectl exec … tar c`.
@@ -234,14 +215,7 @@ impl Bench<'_> {
 
     fn clear(&self) -> Result<()> {
         self.kubectl.clear()?;
-        self.clear_store()?;
         remove_folder(&self.data)
-    }
-
-    /// What was stored goes at once: disks are small.
-    fn clear_store(&self) -> Result<()> {
-        let s3 = &self.kubectl.cluster.s3;
-        remove_folder(&s3.folder.join(&s3.bucket).join(NAMESPACE))
     }
 }
 
@@ -294,17 +268,13 @@ impl Runs<'_> {
             })
         });
         let took = took.collect::<Result<Vec<_>>>()?;
-        self.bench.clear_store()?;
+        self.bench.kubectl.clear_store()?;
         Ok(took)
     }
 
     fn field(&self, run: &str, path: &str) -> Result<String> {
         self.bench.kubectl.run(&["get", "backuprun", run, "-o", &format!("jsonpath={path}")], "")
     }
-}
-
-fn list(items: &[Value]) -> String {
-    json!({"apiVersion": "v1", "kind": "List", "items": items}).to_string()
 }
 
 fn seconds(command: &mut Command) -> Result<f64> {

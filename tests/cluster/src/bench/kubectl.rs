@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result, anyhow, ensure};
 use chrono::{DateTime, Utc};
-use rig::Cluster;
+use rig::{Cluster, remove_folder};
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
@@ -54,9 +54,16 @@ impl Kubectl<'_> {
         self.run(&["apply", "-f", &opt_in], "").map(drop)
     }
 
-    /// The namespace and all in it are gone.
+    /// The namespace and all in it are gone, and what was stored below its name.
     pub fn clear(&self) -> Result<()> {
-        self.run(&["delete", "namespace", self.namespace, "--ignore-not-found", "--timeout=900s"], "").map(drop)
+        self.run(&["delete", "namespace", self.namespace, "--ignore-not-found", "--timeout=900s"], "")?;
+        self.clear_store()
+    }
+
+    /// What was stored below the namespace's name goes at once: disks are small.
+    pub fn clear_store(&self) -> Result<()> {
+        let s3 = &self.cluster.s3;
+        remove_folder(&s3.folder.join(&s3.bucket).join(self.namespace))
     }
 
     /// Changes of all objects of a kind from now on, each as `path` (a JSONPath) prints it.

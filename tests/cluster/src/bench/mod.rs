@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 mod copy;
 mod kubectl;
 mod operator;
+mod scene;
 mod schedule;
 
 /// What can be measured.
@@ -140,29 +141,34 @@ fn mib(bytes: u64) -> String {
 }
 
 /// Brings the cluster up where it is not, with the operator as it is released, and measures. Whether all goals were met.
-pub fn bench(place: &Place, report: &Report, part: Part, output: Output, debug: bool) -> Result<bool> {
+/// No part means each of them.
+pub fn bench(place: &Place, report: &Report, part: Option<Part>, output: Output, debug: bool) -> Result<bool> {
     up::up(place, report, false)?;
     operator_image::refresh(place, report, !debug)?;
     let variables = status::variables(place)?;
     let find = |name: &str| variables.iter().find(|(known, _)| *known == name).map(|(_, value)| value.clone());
     let mut cluster = Cluster::from_variables(find)?;
     cluster.ubo = operator_image::binary(place, !debug);
+    let parts = part.map_or_else(|| Part::value_variants().to_vec(), |part| vec![part]);
     let measured = netns::inside(place, || {
         let example = Example::new(&cluster);
-        report.step("the operator, installed and started anew", || {
-            example.install()?;
-            example.restart_operator()
-        })?;
-        match part {
-            Part::Schedule => schedule::measure(&cluster, report),
-            Part::Copy => copy::measure(&cluster, report),
-        }
+        let measure = |part: &Part| {
+            report.step("the operator, installed and started anew", || {
+                example.install()?;
+                example.restart_operator()
+            })?;
+            match part {
+                Part::Schedule => schedule::measure(&cluster, report),
+                Part::Copy => copy::measure(&cluster, report),
+            }
+        };
+        parts.iter().map(measure).collect::<Result<Vec<_>>>()
     })?;
     match output {
-        Output::Text => println!("{}", measured.text()),
-        Output::Json => println!("{:#}", measured.json()),
+        Output::Text => println!("{}", measured.iter().map(Measured::text).collect::<Vec<_>>().join("\n\n")),
+        Output::Json => println!("{:#}", json!(measured.iter().map(Measured::json).collect::<Vec<_>>())),
     }
-    Ok(measured.goals.iter().all(Goal::is_met))
+    Ok(measured.iter().flat_map(|measured| &measured.goals).all(Goal::is_met))
 }
 
 #[cfg(test)]

@@ -3,10 +3,11 @@
 //! BackupJobs and CronJobs are made in namespaces of their own, and each is due in a minute of its own, so that neither
 //! waits for the other. When an object was made is the moment in which a watch of it, begun before, shows it: creation
 //! times in the API have whole seconds only. CronJobs make suspended Jobs, so that no pod is started for them; runs of
-//! BackupJobs do start, at a pod that is not there.
+//! BackupJobs do start, and back up a few bytes each, four at a time, while the others are still being claimed.
 
 use super::kubectl::{Kubectl, now};
 use super::operator::Operator;
+use super::scene::{job, list, pod, secret};
 use super::{Goal, Measured, Table, in_mib, mib};
 use crate::report::Report;
 use anyhow::{Context, Result, anyhow, ensure};
@@ -26,6 +27,10 @@ const BATCH: usize = 500;
 const KUBECTLS: usize = 4;
 /// How long all of them may take to appear after their minute: CronJobs needed two minutes on this cluster.
 const PATIENCE: Duration = Duration::from_mins(5);
+/// A list of ten thousand objects is work for the machine that is measured.
+const LOOK_AGAIN: Duration = Duration::from_secs(5);
+const READY: &str = ".status.conditions[?(@.type==\"Ready\")].status";
+const IMAGE: &str = "localhost/busybox:1";
 const NAMESPACE: &str = "bench-schedule";
 /// Of the last BackupRun of those that are due together, in milliseconds (`product.md` section 8).
 const LATEST: f64 = 5000.0;
@@ -41,25 +46,12 @@ pub(super) fn measure(cluster: &Cluster, report: &Report) -> Result<Measured> {
     cleared.map(|()| measured)
 }
 
-/// A BackupJob whose target is not there.
-fn job(name: &str, schedule: &str) -> Value {
-    json!({
-        "apiVersion": "backup.javy.dev/v1", "kind": "BackupJob", "metadata": {"name": name},
-        "spec": {
-            "target": {"kind": "StatefulSet", "name": "postgres", "path": "/var/lib/postgresql/data"},
-            "destination": {"type": "s3", "uri": "s3://my-bucket/bench", "options": {"endpoint": "http://192.0.2.1"}},
-            "strategy": {"type": "dump", "command": "pg_dumpall > /backup/dump.sql"},
-            "schedule": schedule,
-        },
-    })
-}
-
 fn cron_job(number: usize, schedule: &str) -> Value {
     json!({
         "apiVersion": "batch/v1", "kind": "CronJob", "metadata": {"name": format!("due-{number}")},
         "spec": {"schedule": schedule, "timeZone": "Etc/UTC", "jobTemplate": {"spec": {"suspend": true, "template": {"spec": {
             "restartPolicy": "Never",
-            "containers": [{"name": "main", "image": "localhost/busybox:1", "command": ["true"]}],
+            "containers": [{"name": "main", "image": IMAGE, "command": ["true"]}],
         }}}}},
     })
 }
@@ -80,14 +72,21 @@ struct Bench<'a> {
 
 impl Bench<'_> {
     fn measure(&self, cluster: &Cluster, report: &Report) -> Result<Measured> {
-        self.kubectl.opted_in()?;
+        report.step("a pod to back up", || {
+            self.kubectl.opted_in()?;
+            let objects = [secret(&cluster.s3), pod(IMAGE, &[])];
+            self.kubectl.run(&["create", "-f", "-"], &list(&objects))?;
+            self.kubectl.run(&["wait", "pod/box", "--for=condition=Ready", "--timeout=180s"], "")
+        })?;
         let operator = Operator::of(cluster);
         let idle = most(&operator)?;
-        let quiet: Vec<_> = (0..QUIET).map(|number| job(&format!("quiet-{number}"), "0 0 29 2 *")).collect();
+        let quiet: Vec<_> = (0..QUIET).map(|number| self.job(&format!("quiet-{number}"), "0 0 29 2 *")).collect();
         report.step(&format!("{QUIET} BackupJobs that are not due"), || self.create(&quiet))?;
-        let ours = self
-            .lateness(report, "BackupJobs", "backupruns", |number, schedule| job(&format!("due-{number}"), schedule))?;
-        report.step("every BackupJob was looked at", || self.looked_at(QUIET + DUE))?;
+        report.step("all of them are Ready", || self.all("backupjobs", READY, "True", QUIET))?;
+        let ours = self.lateness(report, "BackupJobs", "backupruns", |number, schedule| {
+            self.job(&format!("due-{number}"), schedule)
+        })?;
+        report.step("all of their backups are made", || self.all("backupruns", ".status.phase", "Succeeded", DUE))?;
         let full = most(&operator)?;
         // CronJobs have the API server for themselves.
         let replicas = operator.replicas()?;
@@ -123,6 +122,12 @@ impl Bench<'_> {
         Ok(Measured { tables, goals })
     }
 
+    /// A BackupJob of a few bytes.
+    fn job(&self, name: &str, schedule: &str) -> Value {
+        let strategy = json!({"type": "dump", "command": "echo a few bytes"});
+        job(&self.kubectl.cluster.s3, NAMESPACE, name, None, &strategy, schedule)
+    }
+
     /// Makes the objects, several kubectls at a time: one alone is held to 50 requests a second by its own client.
     fn create(&self, objects: &[Value]) -> Result<()> {
         let batches: Vec<_> = objects.chunks(BATCH).collect();
@@ -131,7 +136,7 @@ impl Bench<'_> {
                 let made: Vec<_> = group
                     .iter()
                     .map(|batch| {
-                        let list = json!({"apiVersion": "v1", "kind": "List", "items": batch}).to_string();
+                        let list = list(batch);
                         scope.spawn(move || self.kubectl.run(&["create", "-f", "-"], &list))
                     })
                     .collect();
@@ -176,18 +181,18 @@ impl Bench<'_> {
         })
     }
 
-    /// Waits until the operator has written a status for so many BackupJobs.
-    fn looked_at(&self, count: usize) -> Result<()> {
-        let begun = now();
+    /// Waits until so many objects of `what` show `wanted` at `path` (a JSONPath of one of them).
+    fn all(&self, what: &str, path: &str, wanted: &str, count: usize) -> Result<()> {
+        let end = now() + TimeDelta::from_std(PATIENCE)?;
+        let path = format!("jsonpath={{range .items[*]}}{{{path}}}{{\"\\n\"}}{{end}}");
         loop {
-            let path = "jsonpath={range .items[*]}{.status.observedGeneration}{\"\\n\"}{end}";
-            let seen = self.kubectl.run(&["get", "backupjobs", "-o", path], "")?;
-            let seen = seen.lines().filter(|line| !line.is_empty()).count();
+            let seen = self.kubectl.run(&["get", what, "-o", &path], "")?;
+            let seen = seen.lines().filter(|line| *line == wanted).count();
             if seen >= count {
                 return Ok(());
             }
-            ensure!(now() - begun < TimeDelta::minutes(10), "{seen} of {count} only");
-            thread::sleep(Duration::from_secs(2));
+            ensure!(now() < end, "{seen} of {count} {what} only are {wanted}");
+            thread::sleep(LOOK_AGAIN);
         }
     }
 }
