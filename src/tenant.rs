@@ -8,15 +8,18 @@
 use crate::api::names::Namespace;
 use crate::clock::Clock;
 use crate::error::{Failure, Reason};
+use crate::source::exec_loop;
 use k8s_openapi::api::authentication::v1::{TokenRequest, TokenRequestSpec};
 use k8s_openapi::api::core::v1::{Secret, ServiceAccount};
 use kube::api::{Api, PostParams};
+use kube::client::ClientBuilder;
 use kube::config::AuthInfo;
 use kube::{Client, Config};
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
+use tower::util::MapRequestLayer;
 
 /// How long a token lives, in seconds: the shortest that the API server grants.
 const TOKEN_SECONDS: i64 = 600;
@@ -171,8 +174,9 @@ impl Tenants {
 }
 
 fn client(config: Config) -> Result<Client, Failure> {
-    Client::try_from(config)
-        .map_err(|error| Failure::new(Reason::ClusterUnavailable, format!("no client for the API server: {error}")))
+    let builder = ClientBuilder::try_from(config)
+        .map_err(|error| Failure::new(Reason::ClusterUnavailable, format!("no client for the API server: {error}")))?;
+    Ok(builder.with_layer(&MapRequestLayer::new(exec_loop::narrow)).build())
 }
 
 fn refused(account: &Account, error: &kube::Error) -> Failure {

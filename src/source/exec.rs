@@ -8,7 +8,7 @@ use super::exec_loop::{self, Dialogue, End, Exit, OpenError, Place, Times};
 use super::hidden::Hidden;
 use super::selection::Selection;
 use super::tar_filter::{Noted, TarFilter};
-use super::wrapper::{Nonce, Plan, STAGED_LIMIT_KIB, Transcript, Verdict};
+use super::wrapper::{self, Nonce, Plan, STAGED_LIMIT_KIB, Transcript, Verdict};
 use super::{CHANNEL_CHUNKS, Capture, CaptureFacts, Completion, Consistency, Content, Ending, Source};
 use crate::error::{Failure, Reason, cut};
 use crate::run::AttemptId;
@@ -255,6 +255,10 @@ impl Dialogue for Conversation {
         let now = !self.answered && heard;
         self.answered |= now;
         now.then_some(Bytes::from_static(b"\n"))
+    }
+
+    fn dismissal(&self) -> Bytes {
+        wrapper::STOP
     }
 }
 

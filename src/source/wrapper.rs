@@ -10,9 +10,9 @@
 //!   The nonce is new for each attempt. No trailer, or a byte after it: no backup.
 //! * **standard error**: what the command prints, and lines of ours with the same nonce: `start`, a heartbeat `.`, what
 //!   lies in a directory that is not empty, and so on ([`Transcript`]). Never proof of anything.
-//! * **standard input**: one line from us once the trailer has been read; only then does the script exit. An end of file
-//!   instead means that nobody reads any more: a watcher ends every process of the session (TERM, five seconds, KILL), the
-//!   script empties what it made, waits for its children and exits. The command itself reads from `/dev/null`.
+//! * **standard input**: one line from us once the trailer has been read; only then does the script exit. [`STOP`] or an
+//!   end of file instead means that nobody reads any more: a watcher ends every process of the session (TERM, five seconds,
+//!   KILL), the script empties what it made, waits for its children and exits. The command itself reads from `/dev/null`.
 //!
 //! # Three forms, one for each run
 //! * [`DumpForm::Stdout`]: the command's standard output is the backup; nothing is written to disk.
@@ -49,6 +49,9 @@ use crate::validate::{Copy, Dump, DumpForm, Hook, Hooks, Work};
 use bytes::Bytes;
 use std::collections::VecDeque;
 use std::fmt;
+
+/// The line on standard input that ends everything.
+pub const STOP: Bytes = Bytes::from_static(b"stop\n");
 
 mod marked;
 pub mod pipes;

@@ -33,15 +33,18 @@ impl Dialogue for Plain {
     fn answer(&mut self) -> Option<Bytes> {
         self.answers.pop_front()
     }
+    fn dismissal(&self) -> Bytes {
+        Bytes::from_static(b"go")
+    }
 }
 
 type Server = WebSocketStream<DuplexStream>;
 
-async fn pair(half_close: bool) -> (Session<DuplexStream>, Server) {
+async fn pair() -> (Session<DuplexStream>, Server) {
     let (near, far) = tokio::io::duplex(64 * 1024);
     let near = WebSocketStream::from_raw_socket(near, Role::Client, None).await;
     let far = WebSocketStream::from_raw_socket(far, Role::Server, None).await;
-    (Session::new(near, half_close), far)
+    (Session::new(near), far)
 }
 
 async fn say(server: &mut Server, channel: u8, text: &[u8]) {
@@ -71,8 +74,8 @@ struct Run {
 }
 
 /// Runs a session against `script`, with a reader that takes everything.
-async fn run<F: Future<Output = Server>>(half_close: bool, script: impl FnOnce(Server) -> F) -> Run {
-    let (session, server) = pair(half_close).await;
+async fn run<F: Future<Output = Server>>(script: impl FnOnce(Server) -> F) -> Run {
+    let (session, server) = pair().await;
     let (sender, mut receiver) = mpsc::channel::<Bytes>(4);
     let mut dialogue = Plain::default();
     let cancel = CancellationToken::new();
@@ -92,13 +95,14 @@ async fn run<F: Future<Output = Server>>(half_close: bool, script: impl FnOnce(S
 
 #[tokio::test(start_paused = true)]
 async fn a_whole_exec_ends_in_its_status() {
-    let run = run(true, async |mut server: Server| {
+    let run = run(async |mut server: Server| {
         say(&mut server, channel::STDOUT, b"").await;
         say(&mut server, channel::STDERR, b"log").await;
         say(&mut server, channel::STDOUT, b"data").await;
         say(&mut server, channel::STDOUT, b"end").await;
         assert_eq!(hear(&mut server).await.unwrap(), [channel::STDIN, b'\n'].as_slice());
-        say(&mut server, channel::CLOSE, &[channel::STDOUT]).await;
+        // Of v5: standard output has ended.
+        say(&mut server, 255, &[channel::STDOUT]).await;
         say(&mut server, channel::STATUS, SUCCESS).await;
         server.close(None).await.unwrap();
         server
@@ -110,7 +114,7 @@ async fn a_whole_exec_ends_in_its_status() {
 
 #[tokio::test(start_paused = true)]
 async fn bytes_that_come_after_the_status_are_still_seen() {
-    let run = run(true, async |mut server: Server| {
+    let run = run(async |mut server: Server| {
         say(&mut server, channel::STATUS, EXIT_3).await;
         say(&mut server, channel::STDOUT, b"late").await;
         server
@@ -121,7 +125,7 @@ async fn bytes_that_come_after_the_status_are_still_seen() {
 
 #[tokio::test(start_paused = true)]
 async fn a_close_without_a_status_is_no_success() {
-    let run = run(true, async |mut server: Server| {
+    let run = run(async |mut server: Server| {
         say(&mut server, channel::STDOUT, b"half").await;
         server.close(None).await.unwrap();
         server
@@ -132,7 +136,7 @@ async fn a_close_without_a_status_is_no_success() {
 
 #[tokio::test(start_paused = true)]
 async fn a_connection_that_breaks_is_noticed() {
-    let (session, mut server) = pair(true).await;
+    let (session, mut server) = pair().await;
     let (sender, mut receiver) = mpsc::channel::<Bytes>(4);
     let mut dialogue = Plain::default();
     let script = async move {
@@ -150,7 +154,7 @@ async fn a_connection_that_breaks_is_noticed() {
 #[tokio::test(start_paused = true)]
 async fn silence_is_a_stall_and_a_heartbeat_is_none() {
     let begun = Instant::now();
-    let run = run(true, async |mut server: Server| {
+    let run = run(async |mut server: Server| {
         for _ in 0..5 {
             tokio::time::sleep(Duration::from_secs(50)).await;
             say(&mut server, channel::STDERR, b".").await;
@@ -172,7 +176,7 @@ async fn silence_is_a_stall_and_a_heartbeat_is_none() {
 #[tokio::test(start_paused = true)]
 async fn after_the_answer_silence_is_soon_the_end() {
     let begun = Instant::now();
-    let run = run(true, async |mut server: Server| {
+    let run = run(async |mut server: Server| {
         say(&mut server, channel::STDOUT, b"end").await;
         while let Some(Ok(_)) = server.next().await {}
         server
@@ -184,7 +188,7 @@ async fn after_the_answer_silence_is_soon_the_end() {
 
 #[tokio::test(start_paused = true)]
 async fn a_slow_reader_slows_the_far_end_and_is_no_stall() {
-    let (session, mut server) = pair(true).await;
+    let (session, mut server) = pair().await;
     let (sender, mut receiver) = mpsc::channel::<Bytes>(2);
     let mut dialogue = Plain::default();
     let reader = async move {
@@ -220,7 +224,7 @@ async fn a_slow_reader_slows_the_far_end_and_is_no_stall() {
 #[tokio::test(start_paused = true)]
 async fn a_reader_gets_what_was_sent_though_the_connection_is_gone() {
     for answered in [true, false] {
-        let (session, mut server) = pair(true).await;
+        let (session, mut server) = pair().await;
         let (sender, mut receiver) = mpsc::channel::<Bytes>(1);
         let mut dialogue = Plain::default();
         let script = async move {
@@ -246,40 +250,54 @@ async fn a_reader_gets_what_was_sent_though_the_connection_is_gone() {
     }
 }
 
+const DISMISSED: &[u8] = &[channel::STDIN, b'g', b'o'];
+
 #[tokio::test(start_paused = true)]
-async fn cancelling_closes_standard_input_and_waits_for_the_far_end() {
-    for half_close in [true, false] {
-        let (session, mut server) = pair(half_close).await;
-        let (sender, mut receiver) = mpsc::channel::<Bytes>(4);
-        let mut dialogue = Plain::default();
-        let cancel = CancellationToken::new();
-        let script = async {
-            say(&mut server, channel::STDOUT, b"some").await;
-            assert_eq!(receiver.recv().await.unwrap(), &b"some"[..]);
-            cancel.cancel();
-            let heard = hear(&mut server).await;
-            assert_eq!(receiver.recv().await, None, "closed before the far end has ended");
-            if half_close {
-                say(&mut server, channel::STDOUT, b"is not handed on").await;
-                say(&mut server, channel::STDERR, b"cleared").await;
-                say(&mut server, channel::STATUS, EXIT_3).await;
-            }
-            heard
-        };
-        let (end, heard) = join(session.run(&mut dialogue, sender, &Times::default(), &cancel), script).await;
-        assert_eq!(end, End::Cancelled);
-        assert_eq!(heard, half_close.then(|| Bytes::from_static(&[channel::CLOSE, channel::STDIN])));
-        assert_eq!(dialogue.log, if half_close { &b"cleared"[..] } else { b"" });
-    }
+async fn cancelling_tells_the_far_end_and_waits_for_it() {
+    let (session, mut server) = pair().await;
+    let (sender, mut receiver) = mpsc::channel::<Bytes>(4);
+    let mut dialogue = Plain::default();
+    let cancel = CancellationToken::new();
+    let script = async {
+        say(&mut server, channel::STDOUT, b"some").await;
+        assert_eq!(receiver.recv().await.unwrap(), &b"some"[..]);
+        cancel.cancel();
+        let heard = hear(&mut server).await;
+        assert_eq!(receiver.recv().await, None, "closed before the far end has ended");
+        say(&mut server, channel::STDOUT, b"is not handed on").await;
+        say(&mut server, channel::STDERR, b"cleared").await;
+        say(&mut server, channel::STATUS, EXIT_3).await;
+        heard
+    };
+    let (end, heard) = join(session.run(&mut dialogue, sender, &Times::default(), &cancel), script).await;
+    assert_eq!(end, End::Cancelled);
+    assert_eq!(heard.as_deref(), Some(DISMISSED));
+    assert_eq!(dialogue.log, b"cleared");
+}
+
+#[test]
+fn only_a_request_that_wants_it_is_narrowed() {
+    let request = |wants: bool| {
+        let mut request = Request::new(());
+        request
+            .headers_mut()
+            .insert(SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static("v5.channel.k8s.io, v4.channel.k8s.io"));
+        if wants {
+            request.extensions_mut().insert(PassedThrough);
+        }
+        narrow(request).headers()[SEC_WEBSOCKET_PROTOCOL].clone()
+    };
+    assert_eq!(request(true), V4);
+    assert_eq!(request(false), "v5.channel.k8s.io, v4.channel.k8s.io");
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_reader_that_goes_and_bytes_that_are_refused_end_it_too() {
-    let (session, mut server) = pair(true).await;
+    let (session, mut server) = pair().await;
     let (sender, receiver) = mpsc::channel::<Bytes>(4);
     drop(receiver);
     let script = async {
-        assert_eq!(hear(&mut server).await.unwrap(), [channel::CLOSE, channel::STDIN].as_slice());
+        assert_eq!(hear(&mut server).await.as_deref(), Some(DISMISSED));
         say(&mut server, channel::STATUS, EXIT_3).await;
     };
     let mut dialogue = Plain::default();
@@ -287,7 +305,7 @@ async fn a_reader_that_goes_and_bytes_that_are_refused_end_it_too() {
         join(session.run(&mut dialogue, sender, &Times::default(), &CancellationToken::new()), script).await;
     assert_eq!(end, End::ReaderGone);
 
-    let run = run(true, async |mut server: Server| {
+    let run = run(async |mut server: Server| {
         say(&mut server, channel::STDOUT, b"bad").await;
         // Nothing answers: the client does not wait for ever.
         while let Some(Ok(_)) = server.next().await {}

@@ -136,9 +136,9 @@ ubo_cut() {
   exit 143
 }
 
-# Waits for the control line. An end of file instead of it means that nobody reads any more.
+# Waits for the control line. `stop`, or an end of file instead of it, means that nobody reads any more.
 ubo_watch() {
-  read -r ubo_p <&3 && exit 0
+  read -r ubo_p <&3 && [ "$ubo_p" != stop ] && exit 0
   exec 3<&-
   trap 'trap "" TERM PIPE; kill "$ubo_s" 2>/dev/null; wait; exit 0' TERM
   kill -s TERM $$ 2>/dev/null
