@@ -13,11 +13,12 @@ mod shared;
 
 use container::{Container, OTHER_UID, Shell, disk, eventually, fresh_uid, in_each, program, session};
 use std::fs;
+use std::io::Write;
 use std::os::unix::fs::symlink;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 use ubo::error::Reason;
-use ubo::source::wrapper::Verdict;
+use ubo::source::wrapper::{STOP, Verdict};
 use ubo::validate::{DumpForm, Work};
 
 #[test]
@@ -340,12 +341,20 @@ fn what_starts_while_all_is_ended_is_told_to_end_too() {
         let [begun, told] = ["begun", "told"].map(|name| c.path(name));
         let late = format!("sleep 1000; echo $? > {}", told.display());
         let command = format!("trap '{late}; exit' TERM; touch {}; sleep 1000", begun.display());
-        let mut child = c.start(&Container::plan(DumpForm::Stdout, &command));
-        eventually("the command has begun", || begun.exists());
-        drop(child.stdin.take());
-        assert_eq!(child.wait().unwrap().code(), Some(143), "{:?}", c.shell);
-        // 143 is TERM; a KILL would have been 137.
-        assert_eq!(fs::read_to_string(told).unwrap().trim(), "143", "{:?}", c.shell);
+        for stopped in [true, false] {
+            let mut child = c.start(&Container::plan(DumpForm::Stdout, &command));
+            eventually("the command has begun", || begun.exists());
+            // Told in words, standard input stays open; cut off, it has ended.
+            let mut control = child.stdin.take().filter(|_| stopped);
+            if let Some(control) = &mut control {
+                control.write_all(&STOP).unwrap();
+            }
+            assert_eq!(child.wait().unwrap().code(), Some(143), "{:?} {stopped}", c.shell);
+            // 143 is TERM; a KILL would have been 137.
+            assert_eq!(fs::read_to_string(&told).unwrap().trim(), "143", "{:?} {stopped}", c.shell);
+            fs::remove_file(&begun).unwrap();
+            fs::remove_file(&told).unwrap();
+        }
     });
 }
 
