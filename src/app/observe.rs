@@ -124,6 +124,12 @@ impl Observer for Observers {
                     ),
                 );
             }
+            Happening::Waits { failure } => {
+                let message = failure.short_message();
+                tracing::info!(%job, run, reason = %failure.reason, message, "the run waits");
+                self.metrics.attempt_ended(Some(failure.reason));
+                tell(EventKind::RunWaits, format!("{run} {message}"));
+            }
             Happening::Ended { phase, reason, message, duration, bytes_stored, shrunk, .. } => {
                 self.count_end(subject, *phase, happening);
                 let phase_word = phase.as_str();

@@ -77,6 +77,11 @@ pub enum Happening {
         /// When the next one starts.
         retry_at: DateTime<Utc>,
     },
+    /// A run has begun to wait for something that somebody else has.
+    Waits {
+        /// For what.
+        failure: Failure,
+    },
     /// A run is over.
     Ended {
         /// A final phase.

@@ -88,6 +88,8 @@ kinds! {
     RunCreated: "Normal" "Schedule",
     /// The first attempt began.
     RunStarted: "Normal" "Backup",
+    /// The run waits for something that somebody else has; the note says for what.
+    RunWaits: "Normal" "Backup",
     /// An attempt failed and will be tried again; the note says why and when.
     AttemptRetried: "Warning" "Backup",
     /// The run ended well.
