@@ -13,7 +13,7 @@
 use super::status;
 use crate::api::backup_job::{BackupJob, BackupJobStatus};
 use crate::api::backup_run::BackupRun;
-use crate::api::names::{JobRef, RunName, Uid};
+use crate::api::names::{JobRef, Namespace, RunName, Uid};
 use crate::api::time::from_time;
 use crate::error::{Failure, Reason, cut};
 use crate::run::observer::{Happening, Subject};
@@ -25,6 +25,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 mod duty;
+mod going;
 mod readiness;
 mod runs;
 mod slim;
@@ -48,6 +49,8 @@ pub enum Action {
     CancelAll(Uid),
     /// Take our finalizer off.
     Release(Arc<BackupRun>),
+    /// See whether a namespace is going; report with [`World::namespace_seen`].
+    Look(Namespace),
     /// Delete a run that the history limits no longer keep.
     Delete(RunKey),
     /// Write a BackupJob's status.
@@ -89,8 +92,8 @@ pub struct World {
     /// When to look at a BackupJob again although nothing happened to it.
     alarms: BTreeSet<(DateTime<Utc>, JobRef)>,
     duty: duty::Duty,
-    /// UIDs of runs that are to be deleted, and since when this process knows: the API server's clock is another one.
-    going: HashMap<String, DateTime<Utc>>,
+    /// Runs that are to be deleted.
+    going: going::Going,
 }
 
 impl World {

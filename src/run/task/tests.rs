@@ -171,6 +171,9 @@ impl Records for Handle {
     async fn adopt(&self, run: &BackupRun, _: &BackupJob) -> Result<Option<BackupRun>, Failure> {
         Ok(Some(self.0.as_stored(run)))
     }
+    async fn is_going(&self, _: &crate::api::names::Namespace) -> Result<bool, Failure> {
+        unreachable!("tasks ask for no namespace")
+    }
     async fn release(&self, _: &BackupRun) -> Result<Written, Failure> {
         unreachable!("tasks release nothing")
     }
