@@ -160,6 +160,10 @@ impl Observer for Observers {
                 tracing::warn!(%job, run, owner, "the archive is somebody else's");
                 tell(EventKind::ForeignOwner, foreign_owner(job, owner));
             }
+            Happening::ClockWentBack { warning } => {
+                tracing::warn!(%job, warning, "ticks are held up by a clock that was ahead");
+                tell(EventKind::ClockWentBack, warning.clone());
+            }
             Happening::NotReady { failure } => {
                 tracing::warn!(%job, reason = %failure.reason, message = failure.short_message(), "the BackupJob cannot run");
                 tell(EventKind::Failed(failure.reason), failure.message.clone());

@@ -9,8 +9,9 @@
 use crate::api::backup_job::BackupJob;
 use crate::api::backup_run::{BackupRun, BackupRunSpec, BackupRunStatus};
 use crate::api::names::{JobRef, Namespace, Uid};
-use crate::api::time::{from_time, to_time};
+use crate::api::time::to_time;
 use crate::api::{FINALIZER_RUN, GROUP, LABEL_JOB, LABEL_RUN_UID};
+use crate::controller::world::keep_newer;
 use crate::error::{Failure, Reason};
 use crate::run::ports::{Claim, Claimed, Records, RunKey, RunWritten, StatusWrite, Written};
 use async_trait::async_trait;
@@ -66,10 +67,7 @@ impl ClusterRecords {
             }
             match api.get_opt(job.name.as_str()).await.map_err(|error| failure("reading it again", &error))? {
                 Some(now) if now.metadata.uid.as_deref() == Some(write.uid.as_str()) => {
-                    let stored = now.status.and_then(|stored| stored.last_schedule_time);
-                    if stored.as_ref().map(from_time) > status.last_schedule_time.as_ref().map(from_time) {
-                        status.last_schedule_time = stored;
-                    }
+                    keep_newer(&mut status, &now.status.unwrap_or_default());
                     version = now.metadata.resource_version.unwrap_or_default();
                 }
                 _ => return Ok(Written::Gone),

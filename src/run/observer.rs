@@ -111,6 +111,11 @@ pub enum Happening {
         /// Whose it is: `<cluster id>/<job UID>`.
         owner: String,
     },
+    /// Nothing of the BackupJob is due, because a clock was ahead when its last tick was handled.
+    ClockWentBack {
+        /// Until when, and the way out.
+        warning: String,
+    },
     /// The BackupJob cannot run as it is.
     NotReady {
         /// Why.

@@ -57,6 +57,16 @@ impl Going {
         }
     }
 
+    /// The clock went back: nobody waits for what it has shown already.
+    pub(super) fn clock_went_back(&mut self, now: DateTime<Utc>) {
+        for since in self.since.values_mut() {
+            *since = now.min(*since);
+        }
+        for look in self.namespaces.values_mut() {
+            look.at = now.min(look.at);
+        }
+    }
+
     /// What is to be done about a run that was seen to be deleted at `since` and is not through. [`Patience::Look`] is said
     /// once until [`Going::looked_at`] has the answer.
     pub(super) fn patience(&mut self, namespace: &Namespace, since: DateTime<Utc>, now: DateTime<Utc>) -> Patience {

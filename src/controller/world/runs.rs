@@ -11,9 +11,12 @@ use crate::error::{Failure, Reason};
 use crate::run::Phase;
 use crate::run::ports::{RunKey, phase_of};
 use crate::validate::Concurrency;
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
+
+/// No clock that is right is so far behind another one.
+const FAR_OFF: TimeDelta = TimeDelta::days(1);
 
 /// When to look again whether a finalizer is off, or a run deleted: in half a minute to a minute. All that ask for it within
 /// half a minute get the same time, so that one look follows however often something happens meanwhile.
@@ -119,13 +122,11 @@ impl World {
                 continue; // our last write is on its way through the watch
             }
             let through = phase_of(run).is_final();
-            let patience = deleted
-                .filter(|_| !through)
-                .map(|since| self.going.patience(&key.namespace, since, now));
+            let patience = deleted.filter(|_| !through).map(|since| self.going.patience(&key.namespace, since, now));
             let given_up = if let Some(Patience::Over(why)) = patience { Some(why) } else { None };
             if through || given_up.is_some() {
                 let ours = run.metadata.finalizers.iter().flatten().any(|finalizer| finalizer == FINALIZER_RUN);
-                if deleted.is_some() && ours && ((!at_work && is_recorded(run, job)) || given_up.is_some()) {
+                if deleted.is_some() && ours && ((!at_work && is_recorded(run, job, now)) || given_up.is_some()) {
                     if let Some(why) = given_up {
                         tracing::error!(run = %key.name, namespace = %key.namespace, at_work,
                             "the finalizer gives up {why}: a process, a folder or an upload of the run may be left");
@@ -188,7 +189,7 @@ impl World {
             *count += 1;
             if *count > limit
                 && run.metadata.deletion_timestamp.is_none()
-                && is_recorded(run, Some(job))
+                && is_recorded(run, Some(job), now)
                 && let Some((key, _)) = run_identity(run)
             {
                 actions.push(Action::Delete(key));
@@ -226,12 +227,13 @@ fn is_of(run: &BackupRun, job: &Job) -> bool {
     owner.is_none_or(|owner| owner.uid == job.uid.as_str())
 }
 
-/// Whether the stored BackupJob already knows this run's tick, so that losing the run cannot fire it again.
-fn is_recorded(run: &BackupRun, job: Option<&Job>) -> bool {
+/// Whether the stored BackupJob already knows this run's tick, so that losing the run cannot fire it again. A tick that is
+/// far from having come was claimed by a clock that was wrong: nothing fires it before its time.
+fn is_recorded(run: &BackupRun, job: Option<&Job>, now: DateTime<Utc>) -> bool {
     let (Some(tick), Some(job)) = (run.spec.scheduled_at.as_ref().map(from_time), job) else {
         return true; // made by hand, or its BackupJob is gone
     };
-    if !is_of(run, job) {
+    if !is_of(run, job) || tick > now + FAR_OFF {
         return true;
     }
     let stored = job.object.status.as_ref().and_then(|status| status.last_schedule_time.as_ref());

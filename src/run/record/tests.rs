@@ -1,8 +1,8 @@
 use super::*;
 use crate::repository::manifest::Owner;
-use proptest::prelude::*;
 use crate::run::report::StoredObject;
 use crate::source::Consistency;
+use proptest::prelude::*;
 
 const RETRY: Retry = Retry { limit: 2, backoff: Duration::from_secs(30) };
 
@@ -164,7 +164,11 @@ fn who_waits_for_a_directory_has_not_failed_and_takes_no_attempt_from_the_run() 
         assert_eq!(begin_attempt(&mut status, "ubo-a", &spec(), None, now + WAIT_PAUSE), look + 1);
         assert!(is_waiting(&status), "until an attempt ends otherwise");
     }
-    assert_eq!(time_left(&status, Duration::from_secs(5000), at(4015)), Some(Duration::from_secs(985)), "from the first");
+    assert_eq!(
+        time_left(&status, Duration::from_secs(5000), at(4015)),
+        Some(Duration::from_secs(985)),
+        "from the first"
+    );
     end_attempt(&mut status, &Ok(report(Phase::Succeeded, None)), once, None, at(4100));
     assert_eq!((status.phase, numbers(&status)), (Phase::Succeeded, vec![200, 201]));
     assert_eq!(status.start_time, Some(to_time(at(0))));
@@ -198,7 +202,11 @@ fn a_run_whose_time_is_over_says_what_it_waited_for() {
     let mut status = begun();
     assert!(took_too_long(limit, &status).message.ends_with("made it slow"));
     end_attempt(&mut status, &busy(), RETRY, None, at(10));
-    assert!(took_too_long(limit, &status).message.ends_with(". It waits for another run, web-once, which is at work in /backup"));
+    assert!(
+        took_too_long(limit, &status)
+            .message
+            .ends_with(". It waits for another run, web-once, which is at work in /backup")
+    );
     begin_attempt(&mut status, "ubo-a", &spec(), None, at(25));
     assert!(took_too_long(limit, &status).message.ends_with("made it slow"), "it worked in the end");
 }

@@ -340,7 +340,8 @@ async fn an_update_lets_what_is_at_work_end_where_it_works_or_cancels_it_in_time
 }
 
 fn waits_for_a_directory(run: &BackupRun) -> bool {
-    phase_of(run) == Phase::Pending && run.status.as_ref().is_some_and(|status| reasons(status) == ["BackupDirectoryBusy"])
+    phase_of(run) == Phase::Pending
+        && run.status.as_ref().is_some_and(|status| reasons(status) == ["BackupDirectoryBusy"])
 }
 
 /// Somebody else writes himself into the scheduling Lease, and is not heard of any more.

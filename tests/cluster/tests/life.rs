@@ -179,7 +179,8 @@ async fn a_directory_that_somebody_else_has_is_waited_for_and_no_attempt_is_lost
     ensure!(scene::pipe("tar", &["-x", "-O", "./ours"], tar).await? == b"ours\n", "{status:?}");
     // Of all the looks nothing lies at the destination.
     let folder = status.destinations.first().and_then(|found| found.folder.clone()).context("a folder")?;
-    let rest = scene.objects().await?.into_iter().filter(|key| !key.ends_with("/owner.json") && !key.starts_with(&folder));
+    let rest =
+        scene.objects().await?.into_iter().filter(|key| !key.ends_with("/owner.json") && !key.starts_with(&folder));
     let rest: Vec<_> = rest.collect();
     ensure!(rest.is_empty(), "{rest:?}");
     let said = scene.event_reasons("waits-once").await?;

@@ -1,11 +1,11 @@
 use super::*;
-use std::sync::atomic::AtomicUsize;
 use crate::archive::decrypt::Identities;
 use crate::repository::catalog::Backup;
 use crate::repository::manifest::pods::PodOutcome;
 use crate::restore::execute::verify;
 use crate::run::recover::recover;
 use crate::run::report::Recovered;
+use std::sync::atomic::AtomicUsize;
 
 const PODS: [&str; 3] = ["web-0", "web-1", "web-2"];
 
@@ -186,7 +186,11 @@ async fn one_in_which_another_run_is_at_work_is_read_after_the_others() {
     pods[1].source = Ok(Box::new(Held(1.into(), whole(70_000))));
     let start = tokio::time::Instant::now();
     let report = each(&pods, &destination).await.unwrap();
-    assert_eq!((report.phase, report.pod.as_deref()), (Phase::Succeeded, Some("web-0, web-1, web-2")), "in their order");
+    assert_eq!(
+        (report.phase, report.pod.as_deref()),
+        (Phase::Succeeded, Some("web-0, web-1, web-2")),
+        "in their order"
+    );
     assert_eq!(start.elapsed().as_secs(), 3 * WAIT_PAUSE.as_secs());
     let manifest = the_backup(&destination).await.manifest;
     assert_eq!((manifest.outcome, manifest.parts().len()), (Outcome::Complete, 3));

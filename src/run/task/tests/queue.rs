@@ -146,7 +146,10 @@ async fn while_it_waits_others_work_and_it_can_be_cancelled_or_run_out_of_time()
     assert_eq!(start.elapsed().as_secs(), 100);
     let last = play.last();
     assert_eq!((last.phase, last.reason.as_deref()), (Phase::Failed, Some("DeadlineExceeded")));
-    assert!(last.message.as_deref().is_some_and(|said| said.ends_with("It waits for another run, web-once")), "{last:?}");
+    assert!(
+        last.message.as_deref().is_some_and(|said| said.ends_with("It waits for another run, web-once")),
+        "{last:?}"
+    );
     assert_eq!(last.attempts.len(), 1);
 }
 
@@ -168,7 +171,13 @@ async fn a_run_that_waits_is_left_to_the_next_process_which_waits_on_and_says_no
     assert_eq!(noticed(&next), ["2", "3", "4", "5", "Succeeded"]);
     // One that dies while it looks is a crash like any other.
     let mut dead = left;
-    record::begin_attempt(&mut dead, "ubo-old", &job().spec, None, DateTime::from_timestamp(1_800_000_000, 0).expect("good"));
+    record::begin_attempt(
+        &mut dead,
+        "ubo-old",
+        &job().spec,
+        None,
+        DateTime::from_timestamp(1_800_000_000, 0).expect("good"),
+    );
     let mut next = Play::new(vec![Act::Succeed]);
     next.start("pg-m1", &dead);
     assert!(next.supervisor.ended().await.2);
