@@ -67,7 +67,7 @@ fn an_edit_makes_ticks_count_from_then_on_whatever_comes_late() {
     let actions = decide(&mut world, "2026-11-24T10:05:02Z");
     let status = written(&actions).expect("an anchor");
     assert_eq!(tick(&status), Some(at("2026-11-24T10:04:00Z")));
-    assert!(status.message.is_none_or(|said| !said.contains("nothing is due")));
+    assert!(status.message.as_ref().is_none_or(|said| !said.contains("nothing is due")));
     assert_eq!(claims(&decide(&mut world, "2026-11-24T10:10:00Z")), [("pg-20261124-1010".to_owned(), 0)]);
 
     // A process that begins with what is stored goes on from there; one that finds an edit nobody has seen, too.

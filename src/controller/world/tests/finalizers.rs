@@ -151,7 +151,7 @@ fn a_namespace_that_was_made_anew_is_another_one() {
     });
     world.apply_run(later);
     let actions = world.decide(at("2026-11-24T11:00:40Z"), &|_| true);
-    assert_eq!((releases(&actions), looks(&actions)), (2, 0), "those of before, and not this one: {actions:?}");
+    assert_eq!((releases(&actions), looks(&actions)), (1, 0), "the one of before, and not this one: {actions:?}");
     let look = when(&mut world, "2026-11-24T11:01:10Z", |actions| looks(actions) > 0);
     assert_eq!(look, Some(at("2026-11-24T11:01:00Z")), "looked at again");
 }
