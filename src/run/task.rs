@@ -431,11 +431,10 @@ impl RunTask {
                 reason = %failure.reason, message = failure.short_message(), "attempt failed");
         }
         match (next, &result) {
-            // Said when it begins to wait, and not again and again.
+            // Said when it began to wait.
+            (_, Err(failure)) if failure.reason.is_waiting() && waited => {}
             (_, Err(failure)) if failure.reason.is_waiting() => {
-                if !waited {
-                    self.notice(&Happening::Waits { failure: failure.clone() });
-                }
+                self.notice(&Happening::Waits { failure: failure.clone() });
             }
             (Next::Retry(retry_at), Err(failure)) => {
                 self.notice(&Happening::AttemptFailed { attempt, failure: failure.clone(), retry_at });
