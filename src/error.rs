@@ -96,6 +96,8 @@ reasons! {
     BackupDirectoryNotEmpty: Misconfigured,
     /// The backup directory cannot be made or written.
     BackupDirectoryUnavailable: Misconfigured,
+    /// Another run works in the backup directory. It is waited for, and no attempt is counted ([`Reason::is_waiting`]).
+    BackupDirectoryBusy: Transient,
     /// The backup directory outgrew its limit, or the file system under it is nearly full.
     StagingFull: Permanent,
     // --- the stream ---
@@ -164,6 +166,12 @@ reasons! {
 }
 
 impl Reason {
+    /// Whether nothing failed: the attempt found that somebody else has what it needs, and waits for its turn. Such an
+    /// attempt is not one of those that `retry.limit` allows.
+    pub const fn is_waiting(self) -> bool {
+        matches!(self, Self::BackupDirectoryBusy)
+    }
+
     /// What to do, for those reasons whose messages say only what happened; empty for all others. It ends the message of a
     /// run that failed for good.
     pub const fn way_out(self) -> &'static str {
@@ -210,6 +218,7 @@ impl Reason {
             | Self::EmptyBackup
             | Self::BackupDirectoryNotEmpty
             | Self::BackupDirectoryUnavailable
+            | Self::BackupDirectoryBusy
             | Self::StagingFull
             | Self::SourceUnavailable
             | Self::SourceIncomplete

@@ -212,7 +212,9 @@ fn a_living_run_keeps_its_directory_unless_it_is_an_attempt_of_the_same() {
         let mut other = plan.clone();
         other.run_uid = fresh_uid();
         let out = c.run(&other);
-        assert_eq!(out.reason, Some(Reason::SourceUnavailable), "{:?}: {out:?}", c.shell);
+        let seen = (out.verdict, out.reason);
+        assert_eq!(seen, (Some(Verdict::Taken), Some(Reason::BackupDirectoryBusy)), "{:?}: {out:?}", c.shell);
+        assert_eq!(out.lies, [plan.run.as_str()], "{:?}: whom it waits for", c.shell);
         assert!(c.path("backup/begun").exists());
 
         // The same run, whose first attempt nobody listens to any more: it is ended, and the second one works.

@@ -83,7 +83,8 @@ pub struct BackupRunStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 253))]
     pub executor: Option<String>,
-    /// Every attempt, in order.
+    /// Every attempt, in order. Of those that found one after the other that they had to wait (`BackupDirectoryBusy`) only
+    /// the last one stays.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["number"]))]
     pub attempts: Vec<AttemptStatus>,
@@ -141,7 +142,7 @@ pub struct BackupRunStatus {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct AttemptStatus {
-    /// Counted from 1.
+    /// Counted from 1; no number is used again.
     pub number: u32,
     /// Which process of the operator executed it.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -2,6 +2,16 @@
 //!
 //! A part that ends although nobody asked it to ends the process with an error: an operator that half works is worse than
 //! one that Kubernetes restarts.
+//!
+//! # Told to end (SIGTERM, SIGINT)
+//! 1. Nothing is claimed or begun any more. Runs that wait are left as they are to the next process.
+//! 2. What was decided about BackupJobs is written, for at most [`LAST_WRITES`]; then the scheduling Lease is given up, and
+//!    another process leads at once.
+//! 3. What is at work may end, for `--shutdown-grace-seconds`. The process' own Lease is renewed meanwhile, so that nobody
+//!    takes its runs for orphans; whoever wishes one of them to stop is heard.
+//! 4. The rest is cancelled (`OperatorShutdown`) and cleans up; its runs are `Pending`, and the next process takes them up
+//!    without a wait.
+//! 5. The process' own Lease is removed, and the last status writes, Leases and answers to scrapes have [`LAST_WRITES`] each.
 
 mod attempt;
 mod leases;
@@ -275,4 +285,17 @@ fn instance(pod_name: &str) -> String {
     let mut random = rand::rng();
     let letters: String = (0..5).map(|_| char::from(random.random_range(b'a'..=b'z'))).collect();
     format!("{pod_name}-{letters}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_that_is_started_again_is_another_one() {
+        let (before, after) = (instance("ubo-0"), instance("ubo-0"));
+        assert_ne!(before, after, "the same pod, and 26^5 to choose from");
+        let letters = before.strip_prefix("ubo-0-").expect("the pod's name");
+        assert!(letters.len() == 5 && letters.bytes().all(|letter| letter.is_ascii_lowercase()), "{before}");
+    }
 }

@@ -124,6 +124,12 @@ impl Observer for Observers {
                     ),
                 );
             }
+            Happening::Waits { failure } => {
+                let message = failure.short_message();
+                tracing::info!(%job, run, reason = %failure.reason, message, "the run waits");
+                self.metrics.attempt_ended(Some(failure.reason));
+                tell(EventKind::RunWaits, format!("{run} {message}"));
+            }
             Happening::Ended { phase, reason, message, duration, bytes_stored, shrunk, .. } => {
                 self.count_end(subject, *phase, happening);
                 let phase_word = phase.as_str();
@@ -153,6 +159,10 @@ impl Observer for Observers {
             Happening::ForeignOwner { owner } => {
                 tracing::warn!(%job, run, owner, "the archive is somebody else's");
                 tell(EventKind::ForeignOwner, foreign_owner(job, owner));
+            }
+            Happening::ClockWentBack { warning } => {
+                tracing::warn!(%job, warning, "ticks are held up by a clock that was ahead");
+                tell(EventKind::ClockWentBack, warning.clone());
             }
             Happening::NotReady { failure } => {
                 tracing::warn!(%job, reason = %failure.reason, message = failure.short_message(), "the BackupJob cannot run");

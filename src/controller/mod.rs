@@ -12,7 +12,7 @@ pub mod world;
 
 use crate::api::backup_job::BackupJob;
 use crate::api::backup_run::BackupRun;
-use crate::api::names::{JobRef, Uid};
+use crate::api::names::{JobRef, Namespace, Uid};
 use crate::clock::Clock;
 use crate::error::{Failure, Reason};
 use crate::run::observer::Observer;
@@ -68,6 +68,8 @@ pub enum Signal {
     Run(Seen<BackupRun>),
     /// Whether the admission policies are in force (`None`), or why not.
     Policy(Option<Failure>),
+    /// Whether a namespace is going.
+    NamespaceSeen(Namespace, Result<bool, Failure>),
     /// What became of a claim.
     ClaimEnded(Claim, u32, Result<Claimed, Failure>),
     /// Whether all that a BackupJob refers to is there and may be used.
@@ -275,6 +277,7 @@ impl Controller {
                 self.world.set_policy(missing);
                 self.note_complete(|complete| complete.2 = true);
             }
+            Signal::NamespaceSeen(namespace, going) => self.world.namespace_seen(&namespace, going, now),
             Signal::ClaimEnded(claim, missed, result) => self.world.claim_ended(&claim, missed, result, now),
             Signal::AccessChecked(job, looked_at, result) => {
                 if self.world.is_current(&job, &looked_at) {
@@ -350,6 +353,13 @@ impl Controller {
                     if let Err(failure) = call(records.release(&run)).await {
                         tracing::warn!(run = ?run.metadata.name, %failure, "finalizer not removed, tried again within a minute");
                     }
+                });
+            }
+            Action::Look(namespace) => {
+                let (records, sender) = (Arc::clone(&self.ports.records), self.sender.clone());
+                tokio::spawn(async move {
+                    let going = call(records.is_going(&namespace)).await;
+                    let _ = sender.send(Signal::NamespaceSeen(namespace, going)).await; // nobody listens at the end
                 });
             }
             Action::Delete(key) => {

@@ -8,12 +8,14 @@
 
 use crate::api::backup_job::BackupJob;
 use crate::api::backup_run::{BackupRun, BackupRunSpec, BackupRunStatus};
-use crate::api::names::{JobRef, Uid};
-use crate::api::time::{from_time, to_time};
+use crate::api::names::{JobRef, Namespace, Uid};
+use crate::api::time::to_time;
 use crate::api::{FINALIZER_RUN, GROUP, LABEL_JOB, LABEL_RUN_UID};
+use crate::controller::world::keep_newer;
 use crate::error::{Failure, Reason};
 use crate::run::ports::{Claim, Claimed, Records, RunKey, RunWritten, StatusWrite, Written};
 use async_trait::async_trait;
+use k8s_openapi::api::core;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::api::{DeleteParams, ObjectMeta, Patch, PatchParams, PostParams, Preconditions};
 use kube::{Api, Client, Resource};
@@ -65,10 +67,7 @@ impl ClusterRecords {
             }
             match api.get_opt(job.name.as_str()).await.map_err(|error| failure("reading it again", &error))? {
                 Some(now) if now.metadata.uid.as_deref() == Some(write.uid.as_str()) => {
-                    let stored = now.status.and_then(|stored| stored.last_schedule_time);
-                    if stored.as_ref().map(from_time) > status.last_schedule_time.as_ref().map(from_time) {
-                        status.last_schedule_time = stored;
-                    }
+                    keep_newer(&mut status, &now.status.unwrap_or_default());
                     version = now.metadata.resource_version.unwrap_or_default();
                 }
                 _ => return Ok(Written::Gone),
@@ -183,6 +182,12 @@ impl Records for ClusterRecords {
             }}))
         })
         .await
+    }
+
+    async fn is_going(&self, namespace: &Namespace) -> Result<bool, Failure> {
+        let api: Api<core::v1::Namespace> = Api::all(self.client.clone());
+        let found = api.get_metadata_opt(namespace.as_str()).await.map_err(|error| failure("Namespace", &error))?;
+        Ok(found.is_none_or(|found| found.metadata.deletion_timestamp.is_some()))
     }
 
     async fn release(&self, run: &BackupRun) -> Result<Written, Failure> {

@@ -13,7 +13,7 @@
 use super::status;
 use crate::api::backup_job::{BackupJob, BackupJobStatus};
 use crate::api::backup_run::BackupRun;
-use crate::api::names::{JobRef, RunName, Uid};
+use crate::api::names::{JobRef, Namespace, RunName, Uid};
 use crate::api::time::from_time;
 use crate::error::{Failure, Reason, cut};
 use crate::run::observer::{Happening, Subject};
@@ -24,12 +24,15 @@ use chrono::{DateTime, Utc};
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
+mod clock;
 mod duty;
+mod going;
 mod readiness;
 mod runs;
 mod slim;
 mod ticks;
 
+pub use clock::keep_newer;
 pub use runs::run_identity;
 pub use ticks::run_name;
 
@@ -48,6 +51,8 @@ pub enum Action {
     CancelAll(Uid),
     /// Take our finalizer off.
     Release(Arc<BackupRun>),
+    /// See whether a namespace is going; report with [`World::namespace_seen`].
+    Look(Namespace),
     /// Delete a run that the history limits no longer keep.
     Delete(RunKey),
     /// Write a BackupJob's status.
@@ -70,6 +75,8 @@ struct Job {
     handed: Option<BackupJobStatus>,
     claiming: bool,
     told_not_ready: Option<Reason>,
+    /// Whether it was said that nothing is due because a clock was ahead.
+    told_ahead: bool,
     taken: Taken,
 }
 
@@ -89,8 +96,10 @@ pub struct World {
     /// When to look at a BackupJob again although nothing happened to it.
     alarms: BTreeSet<(DateTime<Utc>, JobRef)>,
     duty: duty::Duty,
-    /// UIDs of runs that are to be deleted, and since when this process knows: the API server's clock is another one.
-    going: HashMap<String, DateTime<Utc>>,
+    /// Runs that are to be deleted.
+    going: going::Going,
+    /// When something was decided last.
+    decided_at: Option<DateTime<Utc>>,
 }
 
 impl World {
@@ -113,7 +122,8 @@ impl World {
         if changed {
             self.take_up(&reference, uid, object, now);
         } else if let Some(known) = self.jobs.get_mut(&reference) {
-            if let Some(stored) = last_tick(&object) {
+            let anchor = known.status.schedule_anchor.as_ref();
+            if let Some(stored) = object.status.as_ref().and_then(|stored| clock::believed(stored, anchor)) {
                 note_handled(&mut known.status, stored);
                 self.index.handled(&reference, stored);
             }
@@ -128,11 +138,17 @@ impl World {
         let old = self.jobs.remove(reference);
         let ours = old.as_ref().filter(|_| self.synced);
         let mut status = ours.map_or_else(|| object.status.clone().unwrap_or_default(), |old| old.status.clone());
-        let ticks = [old.as_ref().and_then(|old| last_tick_of(&old.status)), last_tick(&object)];
-        for tick in ticks.into_iter().flatten() {
-            note_handled(&mut status, tick);
+        for known in [old.as_ref().map(|old| &old.status), object.status.as_ref()].into_iter().flatten() {
+            if let Some(tick) = clock::believed(known, status.schedule_anchor.as_ref()) {
+                note_handled(&mut status, tick);
+            }
         }
-        status.schedule_anchor = Some(anchor(&object, status.schedule_anchor.as_ref(), now));
+        let before = status.schedule_anchor.take();
+        status.schedule_anchor = Some(anchor(&object, before.as_ref(), now));
+        let edited = before.is_some() && before != status.schedule_anchor && object.spec.schedule.is_some();
+        if edited && clock::take_back(&mut status, now) {
+            self.index.delete(reference); // it would remember
+        }
         match &valid {
             Ok(valid) if !going => {
                 self.index.apply(reference.clone(), entry(valid, &status));
@@ -158,6 +174,7 @@ impl World {
             access_due: now,
             checking: false,
             claiming: old.as_ref().is_some_and(|old| old.claiming),
+            told_ahead: old.as_ref().is_some_and(|old| old.told_ahead),
             told_not_ready: old.and_then(|old| old.told_not_ready),
         };
         self.jobs.insert(reference.clone(), job);
@@ -240,6 +257,7 @@ impl World {
             self.decide_as_follower(has_task, &mut actions);
             return actions;
         }
+        self.note_clock(now);
         if self.claims() {
             self.decide_ticks(now, &mut actions);
         }
@@ -252,11 +270,7 @@ impl World {
     }
 }
 
-/// The last handled tick that is stored.
-fn last_tick(object: &BackupJob) -> Option<DateTime<Utc>> {
-    last_tick_of(object.status.as_ref()?)
-}
-
+/// The last handled tick.
 fn last_tick_of(status: &BackupJobStatus) -> Option<DateTime<Utc>> {
     status.last_schedule_time.as_ref().map(from_time)
 }

@@ -23,7 +23,8 @@
 //! folder of its own).
 //!
 //! Of several pods, one that was not whole leaves nothing behind and is called missing; the others go on. What the
-//! destination does is not one pod's failure: it ends the attempt, which may be tried again and then have them all.
+//! destination does is not one pod's failure: it ends the attempt, which may be tried again and then have them all. One in
+//! which another run is at work is not missing: its turn comes after the others.
 //!
 //! # Cancellation
 //! Until the (last) source's end, a cancel takes effect at once. From then on the rest gets [`COMMIT_GRACE`]: a commit that
@@ -41,6 +42,7 @@
 //! one source are committed at its end, in order.
 
 use super::guard::shrunk;
+use super::record::WAIT_PAUSE;
 use super::report::{Ownership, Plan, Progress, Report};
 use crate::api::names::ObjectKey;
 use crate::archive::encrypt::encrypt;
@@ -230,15 +232,24 @@ impl<'a> Attempt<'a> {
     async fn each(&mut self, pods: &[Member]) -> Result<Report, Failure> {
         let cancel = self.cancel;
         unless_cancelled(cancel, self.claim_folder()).await??;
-        let mut fates = Vec::with_capacity(pods.len());
-        let mut warnings = WARNING_LIMIT;
+        let mut fates: Vec<(String, Fate)> = Vec::with_capacity(pods.len());
         for member in pods {
-            let mut fate = self.pod(member).await?;
-            if let Fate::Kept(kept) = &mut fate {
+            fates.push((member.pod.clone(), self.pod(member).await?));
+        }
+        // Those that others are at work in come again: what is kept of the rest is not thrown away for them. Where nothing is
+        // kept yet the run waits as a whole, and keeps no place meanwhile.
+        while fates.iter().any(|(_, fate)| fate.waits()) && fates.iter().any(|(_, fate)| fate.kept().is_some()) {
+            unless_cancelled(cancel, tokio::time::sleep(WAIT_PAUSE)).await?;
+            for (member, (_, fate)) in pods.iter().zip(&mut fates).filter(|(_, (_, fate))| fate.waits()) {
+                *fate = self.pod(member).await?;
+            }
+        }
+        let mut warnings = WARNING_LIMIT;
+        for (_, fate) in &mut fates {
+            if let Fate::Kept(kept) = fate {
                 kept.warnings.truncate(warnings);
                 warnings -= kept.warnings.len();
             }
-            fates.push((member.pod.clone(), fate));
         }
         if cancel.is_cancelled() {
             return Err(cancelled());

@@ -77,6 +77,11 @@ pub enum Happening {
         /// When the next one starts.
         retry_at: DateTime<Utc>,
     },
+    /// A run has begun to wait for something that somebody else has.
+    Waits {
+        /// For what.
+        failure: Failure,
+    },
     /// A run is over.
     Ended {
         /// A final phase.
@@ -105,6 +110,11 @@ pub enum Happening {
     ForeignOwner {
         /// Whose it is: `<cluster id>/<job UID>`.
         owner: String,
+    },
+    /// Nothing of the BackupJob is due, because a clock was ahead when its last tick was handled.
+    ClockWentBack {
+        /// Until when, and the way out.
+        warning: String,
     },
     /// The BackupJob cannot run as it is.
     NotReady {

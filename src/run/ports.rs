@@ -80,6 +80,8 @@ pub trait Records: Send + Sync {
     /// Gives a run its finalizer, its owner and its labels where they are missing. The object as it is then; `None` if it
     /// is gone.
     async fn adopt(&self, run: &BackupRun, job: &BackupJob) -> Result<Option<BackupRun>, Failure>;
+    /// Whether a namespace is to be deleted, or gone.
+    async fn is_going(&self, namespace: &Namespace) -> Result<bool, Failure>;
     /// Takes our finalizer off.
     async fn release(&self, run: &BackupRun) -> Result<Written, Failure>;
     /// Deletes a run (history limits).

@@ -16,6 +16,9 @@ use std::time::Duration;
 
 /// Longest wait between two attempts (`product.md` section 2).
 pub const BACKOFF_LIMIT: Duration = Duration::from_mins(10);
+/// Between two looks whether what a run waits for is free. The other run may be another process' or another cluster's, so
+/// nobody can be asked to call.
+pub const WAIT_PAUSE: Duration = Duration::from_secs(15);
 /// How many crashes of the operator one run may see (`product.md` section 7).
 const CRASH_LIMIT: usize = 2;
 /// How many warnings a status keeps; the manifest has them all.
@@ -63,6 +66,33 @@ pub fn is_ours(stored: &BackupRunStatus, last: &BackupRunStatus, wanted: &Backup
     stored == core(last) || stored == core(wanted)
 }
 
+/// Whether the attempt that ended last only found that it has to wait.
+pub fn is_waiting(status: &BackupRunStatus) -> bool {
+    status.attempts.iter().rev().find(|attempt| attempt.completion_time.is_some()).is_some_and(waited)
+}
+
+/// Whether this attempt found that it has to wait, and did nothing.
+fn waited(attempt: &AttemptStatus) -> bool {
+    attempt.reason.as_deref().and_then(Reason::parse).is_some_and(Reason::is_waiting)
+}
+
+/// The attempts that `retry.limit` limits.
+fn counted(status: &BackupRunStatus) -> u32 {
+    let counted = status.attempts.iter().filter(|attempt| !waited(attempt)).count();
+    u32::try_from(counted).unwrap_or(u32::MAX)
+}
+
+/// Of attempts that waited one after the other only the last one is kept: there may be thousands, and the list is bounded.
+/// Numbers go on, since each has a folder of its own.
+fn forget_earlier_waits(status: &mut BackupRunStatus) {
+    while let [.., before, last] = &status.attempts[..]
+        && waited(before)
+        && waited(last)
+    {
+        status.attempts.remove(status.attempts.len() - 2);
+    }
+}
+
 /// Opens the next attempt and says its number. `spec` is kept by the first one: later ones run what the first ran.
 pub fn begin_attempt(
     status: &mut BackupRunStatus,
@@ -71,7 +101,7 @@ pub fn begin_attempt(
     generation: Option<i64>,
     now: DateTime<Utc>,
 ) -> u32 {
-    let number = u32::try_from(status.attempts.len()).unwrap_or(u32::MAX).saturating_add(1);
+    let number = status.attempts.last().map_or(0, |last| last.number).saturating_add(1);
     status.attempts.push(AttemptStatus {
         number,
         executor: Some(executor.to_owned()),
@@ -130,6 +160,7 @@ pub fn end_attempt(
         attempt.reason = Some(word.to_owned());
         attempt.completion_time = Some(to_time(now));
     }
+    forget_earlier_waits(status);
     match result {
         Ok(report) => {
             note_report(status, report);
@@ -171,9 +202,15 @@ fn after_failure(
     now: DateTime<Utc>,
 ) -> Next {
     status.exit_code = failure.exit_code.or(status.exit_code);
-    let done = u32::try_from(status.attempts.len()).unwrap_or(u32::MAX);
+    let done = counted(status);
     let allowed = retry.limit.saturating_add(1);
     let message = failure.short_message();
+    if failure.reason.is_waiting() {
+        status.phase = Phase::Pending;
+        status.reason = Some(failure.reason.as_str().to_owned());
+        status.message = Some(message.to_owned());
+        return Next::Retry(now + WAIT_PAUSE);
+    }
     match failure.class() {
         Class::Cancelled => {
             finish(status, Phase::Cancelled, Some(failure.reason), message, generation, now);
@@ -225,14 +262,16 @@ pub fn time_left(status: &BackupRunStatus, limit: Duration, now: DateTime<Utc>) 
     Some(limit.saturating_sub((now - started).to_std().unwrap_or_default()))
 }
 
-/// The failure of a run that took longer than `limit`.
-pub fn took_too_long(limit: Duration) -> Failure {
+/// The failure of a run that took longer than `limit`; what it waits for, if that is all that it does, is said.
+pub fn took_too_long(limit: Duration, status: &BackupRunStatus) -> Failure {
     let seconds = limit.as_secs();
+    let waits = status.message.as_deref().filter(|_| status.phase == Phase::Pending && is_waiting(status));
+    let waits = waits.map(|what| format!(". It {what}")).unwrap_or_default();
     Failure::new(
         Reason::DeadlineExceeded,
         format!(
             "not through {seconds} s after its first start, all attempts counted: raise activeDeadlineSeconds, or see what \
-             made it slow"
+             made it slow{waits}"
         ),
     )
 }
@@ -241,11 +280,13 @@ pub fn took_too_long(limit: Duration) -> Failure {
 pub fn resume_at(status: &BackupRunStatus, retry: Retry) -> Option<DateTime<Utc>> {
     let last = status.attempts.last()?;
     let ended = from_time(last.completion_time.as_ref()?);
-    let number = u32::try_from(status.attempts.len()).unwrap_or(u32::MAX);
+    if waited(last) {
+        return Some(ended + WAIT_PAUSE);
+    }
     if last.reason.as_deref() == Some(Reason::OperatorShutdown.as_str()) {
         return Some(ended);
     }
-    TimeDelta::from_std(retry.wait(number)).ok().map(|wait| ended + wait)
+    TimeDelta::from_std(retry.wait(counted(status))).ok().map(|wait| ended + wait)
 }
 
 /// Makes the status final.

@@ -9,6 +9,9 @@
 //! 2. Wait: for the back-off, for a turn in the queue and for the job's other runs (`waiting`), for the target's backup
 //!    directory. Phase `Pending`.
 //! 3. The attempt is opened *in the stored status*; only then its work starts. A crash from here on counts as an attempt.
+//!    One that finds the directory in use by a run that this process knows nothing of (another replica began it, or it is
+//!    in another pod on the same volume) has not failed: the run waits, and looks again after a pause
+//!    ([`record::WAIT_PAUSE`]), as often as it takes within `activeDeadlineSeconds`.
 //! 4. The work ends, or is cancelled and cleans up. The status is written until it is stored: what happened to a backup
 //!    is never known to this process alone.
 //!
@@ -394,7 +397,7 @@ impl RunTask {
             }
         };
         match (result, self.cancel.cause()) {
-            (Err(_), Some(Reason::DeadlineExceeded)) => Err(record::took_too_long(self.limit)),
+            (Err(_), Some(Reason::DeadlineExceeded)) => Err(record::took_too_long(self.limit, &self.status)),
             (Err(failure), Some(cause)) => Err(Failure { reason: cause, ..failure }),
             (result, _) => result,
         }
@@ -419,13 +422,24 @@ impl RunTask {
 
     async fn conclude(&mut self, attempt: u32, result: Result<Report, Failure>, retry: Retry) -> Result<Next, Stop> {
         let now = self.shared.clock.now();
-        if let Err(failure) = &result {
+        let waited = record::is_waiting(&self.status);
+        let next = record::end_attempt(&mut self.status, &result, retry, self.run.metadata.generation, now);
+        if let Err(failure) = &result
+            && !failure.reason.is_waiting()
+        {
             tracing::warn!(run = %self.key.name, namespace = %self.key.namespace, job = %self.job.name, attempt,
                 reason = %failure.reason, message = failure.short_message(), "attempt failed");
         }
-        let next = record::end_attempt(&mut self.status, &result, retry, self.run.metadata.generation, now);
-        if let (Next::Retry(retry_at), Err(failure)) = (next, &result) {
-            self.notice(&Happening::AttemptFailed { attempt, failure: failure.clone(), retry_at });
+        match (next, &result) {
+            // Said when it began to wait.
+            (_, Err(failure)) if failure.reason.is_waiting() && waited => {}
+            (_, Err(failure)) if failure.reason.is_waiting() => {
+                self.notice(&Happening::Waits { failure: failure.clone() });
+            }
+            (Next::Retry(retry_at), Err(failure)) => {
+                self.notice(&Happening::AttemptFailed { attempt, failure: failure.clone(), retry_at });
+            }
+            _ => {}
         }
         match result.as_ref().map(|report| &report.ownership) {
             Ok(Ownership::TakenOver(note)) => self.notice(&Happening::TookOver { note: note.clone() }),
@@ -517,7 +531,7 @@ impl RunTask {
             () = self.shared.draining.cancelled() => Err(Stop::Cancelled(Reason::OperatorShutdown)),
             _ = leading.wait_for(|leading| !leading) => Err(Stop::Cancelled(Reason::OperatorShutdown)),
             () = tokio::time::sleep_until(self.deadline.unwrap_or_else(far_off)) => {
-                Err(Stop::Failed(record::took_too_long(self.limit)))
+                Err(Stop::Failed(record::took_too_long(self.limit, &self.status)))
             }
             value = work => Ok(value),
         }

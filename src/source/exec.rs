@@ -297,6 +297,8 @@ async fn judge(
                 Some((reason, why)) => Completion::Incomplete(ending, reason, why),
             })
         }
+        // Nothing was begun, and whoever waits says so.
+        Err(failure) if failure.reason.is_waiting() => Err(failure),
         Err(failure) => {
             let tail = &ending.log[ending.log.len().saturating_sub(LOGGED)..];
             tracing::warn!(

@@ -19,7 +19,7 @@
 //! * [`DumpForm::Directory`]: the command fills a directory, its standard output goes to the log, and afterwards a `tar` of
 //!   the directory is the backup. The directory is made, or found empty (`lost+found` apart), or holds what a dead run left:
 //!   a marker (`<directory>.ubo-run` beside one that we made, `.ubo-run` inside one that we found) says whose. The marker is
-//!   written first and removed last, holds UID, pid, start time and container of its run, and is not part of the backup.
+//!   written first and removed last, holds UID, pid, start time, container and name of its run, and is not part of the backup.
 //!   All is gone before the trailer is written. Of a run in another container, on a volume that both mount, only the marker
 //!   can be seen: its owner touches it with each heartbeat, and one that does not change for half a minute is a dead run's.
 //!   That is a guess, so it is not relied on: who takes a directory over puts its own marker there before it removes

@@ -88,6 +88,8 @@ kinds! {
     RunCreated: "Normal" "Schedule",
     /// The first attempt began.
     RunStarted: "Normal" "Backup",
+    /// The run waits for something that somebody else has; the note says for what.
+    RunWaits: "Normal" "Backup",
     /// An attempt failed and will be tried again; the note says why and when.
     AttemptRetried: "Warning" "Backup",
     /// The run ended well.
@@ -106,6 +108,8 @@ kinds! {
     ScheduleCatchUp: "Normal" "Schedule",
     /// Another object has the name that a tick's BackupRun needs.
     NameTaken: "Warning" "Schedule",
+    /// Nothing is due, because a clock was ahead when the last tick was handled; the note says until when, and the way out.
+    ClockWentBack: "Warning" "Schedule",
     /// What kept a BackupJob from running is mended.
     Ready: "Normal" "Validate",
 }

@@ -18,14 +18,15 @@ pub(crate) fn here() -> String {
 
 /// Of a run in another container. Its process id is one that lives here.
 fn elsewhere() -> String {
-    format!("{OTHER_UID} {} 17 pg-1:5\n", std::process::id())
+    format!("{OTHER_UID} {} 17 pg-1:5 web-once\n", std::process::id())
 }
 
 #[test]
 fn a_marker_says_which_container_it_is_from() {
     in_each(|c| {
         let out = c.directory("cat /backup.ubo-run; echo x > /backup/x");
-        assert!(out.log.trim().ends_with(&format!(" {}", here())), "{:?}: {out:?}", c.shell);
+        let end = format!(" {} {}", here(), Container::plan(c.backup(), "").run);
+        assert!(out.log.trim().ends_with(&end), "{:?}: {out:?}", c.shell);
     });
 }
 
@@ -55,12 +56,42 @@ fn who_lives_in_another_container_keeps_its_directory() {
                 out
             });
             let seen = (out.verdict, out.reason);
-            assert_eq!(seen, (Some(Verdict::Shared), Some(Reason::SourceUnavailable)), "{:?}: {out:?}", c.shell);
+            assert_eq!(seen, (Some(Verdict::Taken), Some(Reason::BackupDirectoryBusy)), "{:?}: {out:?}", c.shell);
+            assert_eq!(out.lies, ["web-once"], "{:?}: whom it waits for", c.shell);
             assert_eq!(fs::read_to_string(marker).unwrap(), elsewhere(), "{:?}", c.shell);
             assert!(c.path("backup/half.sql").exists() && !c.path("backup/x").exists(), "{:?}", c.shell);
             fs::remove_dir_all(c.path("backup")).unwrap();
             let _ = fs::remove_file(c.path("backup.ubo-run"));
         }
+    });
+}
+
+#[test]
+fn of_runs_that_come_at_once_each_has_the_directory_alone_or_is_told() {
+    in_each(|c| {
+        for there in [false, true] {
+            if there {
+                fs::create_dir(c.path("backup")).unwrap();
+            }
+            let outcomes: Vec<_> = std::thread::scope(|scope| {
+                let runs = (0..6).map(|n| scope.spawn(move || c.directory(&format!("echo x > /backup/of-{n}"))));
+                runs.collect::<Vec<_>>().into_iter().map(|run| run.join().unwrap()).collect()
+            });
+            let mut good = 0;
+            for (n, out) in outcomes.iter().enumerate() {
+                match out.verdict {
+                    Some(Verdict::Tar(0)) => {
+                        assert_eq!(out.names(), [format!("./of-{n}")], "{:?}: another's files: {out:?}", c.shell);
+                        good += 1;
+                    }
+                    verdict => assert_eq!(verdict, Some(Verdict::Taken), "{:?}: {out:?}", c.shell),
+                }
+            }
+            assert!(good > 0, "{:?}: all of them gave way: {outcomes:?}", c.shell);
+            assert_eq!((c.path("backup").exists(), c.path("backup.ubo-run").exists()), (there, false), "{:?}", c.shell);
+            assert!(!c.path("backup/.ubo-run").exists(), "{:?}", c.shell);
+        }
+        fs::remove_dir(c.path("backup")).unwrap();
     });
 }
 

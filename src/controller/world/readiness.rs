@@ -1,6 +1,6 @@
 //! **P** Whether a BackupJob can run (policies, its namespace's rights, its own text), and the status that says so.
 
-use super::{Action, World};
+use super::{Action, World, clock};
 use crate::api::names::JobRef;
 use crate::controller::status::{self, Facts, Readiness};
 use crate::error::Failure;
@@ -81,14 +81,24 @@ impl World {
         match &readiness {
             Readiness::NotReady(failure) if job.told_not_ready != Some(failure.reason) => {
                 job.told_not_ready = Some(failure.reason);
-                actions.push(Action::Notice(subject, Happening::NotReady { failure: failure.clone() }));
+                actions.push(Action::Notice(subject.clone(), Happening::NotReady { failure: failure.clone() }));
             }
             Readiness::Ready => job.told_not_ready = None,
             _ => {}
         }
         let next_run = self.index.next_run(reference);
         let facts = Facts { job: &job.object, readiness: &readiness, runs: &runs, next_run, now };
-        let status = status::derive(facts, &job.status);
+        let mut status = status::derive(facts, &job.status);
+        let ticking = job.object.spec.schedule.is_some() && !job.object.spec.suspend.unwrap_or(false);
+        let ahead = clock::ahead(&status, now).filter(|_| ticking);
+        if let (Some(until), false) = (ahead, matches!(readiness, Readiness::NotReady(_))) {
+            status.message = Some(clock::warning(until));
+        }
+        if let (Some(until), false) = (ahead, job.told_ahead) {
+            let warning = clock::warning(until);
+            actions.push(Action::Notice(subject, Happening::ClockWentBack { warning }));
+        }
+        job.told_ahead = ahead.is_some();
         job.status = status.clone();
         if job.handed.as_ref() != Some(&status) {
             job.handed = Some(status.clone());

@@ -1,12 +1,13 @@
 //! **P** Runs: which of them get a task, a wish to stop, their finalizer taken off, or are no longer kept.
 
+use super::going::Patience;
 use super::{Action, Job, World, slim};
 use crate::api::FINALIZER_RUN;
 use crate::api::backup_run::BackupRun;
 use crate::api::names::{JobRef, Namespace, RunName, Uid};
 use crate::api::time::from_time;
 use crate::controller::status;
-use crate::error::Reason;
+use crate::error::{Failure, Reason};
 use crate::run::Phase;
 use crate::run::ports::{RunKey, phase_of};
 use crate::validate::Concurrency;
@@ -14,8 +15,8 @@ use chrono::{DateTime, TimeDelta, Utc};
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
-/// How long a finalizer holds a run that is to be deleted (`product.md` section 2).
-const FINALIZER_LIMIT: TimeDelta = TimeDelta::minutes(5);
+/// No clock that is right is so far behind another one.
+const FAR_OFF: TimeDelta = TimeDelta::days(1);
 
 /// When to look again whether a finalizer is off, or a run deleted: in half a minute to a minute. All that ask for it within
 /// half a minute get the same time, so that one look follows however often something happens meanwhile.
@@ -50,7 +51,7 @@ impl World {
         let Some((key, job)) = run_identity(run) else { return };
         self.counted.remove(key.uid.as_str());
         self.over.remove(key.uid.as_str());
-        self.going.remove(key.uid.as_str());
+        self.going.forget(key.uid.as_str());
         if let Some(runs) = self.runs.get_mut(&job) {
             if runs.get(&key.name).is_some_and(|known| known.metadata.uid == run.metadata.uid) {
                 runs.remove(&key.name);
@@ -82,6 +83,15 @@ impl World {
         }
     }
 
+    /// Whether a namespace is going, which [`Action::Look`] asked for.
+    pub fn namespace_seen(&mut self, namespace: &Namespace, going: Result<bool, Failure>, now: DateTime<Utc>) {
+        if let Err(failure) = &going {
+            tracing::warn!(%namespace, %failure, "whether the namespace is going is not known; asked again within a minute");
+        }
+        self.going.looked_at(namespace, going.unwrap_or(false), now);
+        self.dirty.extend(self.runs.keys().filter(|job| job.namespace == *namespace).cloned());
+    }
+
     /// The task of a run of `job` has ended; `over` says whether the run has, too.
     pub fn task_ended(&mut self, run: &RunKey, job: &JobRef, over: bool) {
         if self.runs.get(job).is_some_and(|runs| runs.contains_key(&run.name)) {
@@ -106,30 +116,35 @@ impl World {
         let overlaps = valid.is_some_and(|valid| valid.timing.concurrency == Concurrency::Allow);
         for run in self.runs.get(reference).into_iter().flat_map(BTreeMap::values) {
             let Some((key, _)) = run_identity(run) else { continue };
-            let deleted = run
-                .metadata
-                .deletion_timestamp
-                .as_ref()
-                .map(|_| *self.going.entry(key.uid.as_str().to_owned()).or_insert(now));
+            let deleted = run.metadata.deletion_timestamp.as_ref().map(|_| self.going.seen(key.uid.as_str(), now));
             let at_work = has_task(&key);
             if self.over.contains(key.uid.as_str()) && !phase_of(run).is_final() {
                 continue; // our last write is on its way through the watch
             }
-            if phase_of(run).is_final() || deleted.is_some_and(|since| now - since > FINALIZER_LIMIT) {
+            let through = phase_of(run).is_final();
+            let patience = deleted.filter(|_| !through).map(|since| self.going.patience(&key.namespace, since, now));
+            let given_up = if let Some(Patience::Over(why)) = patience { Some(why) } else { None };
+            if through || given_up.is_some() {
                 let ours = run.metadata.finalizers.iter().flatten().any(|finalizer| finalizer == FINALIZER_RUN);
-                let given_up = !phase_of(run).is_final();
-                if deleted.is_some() && ours && ((!at_work && is_recorded(run, job)) || given_up) {
-                    if given_up {
-                        tracing::error!(run = %key.name, namespace = %key.namespace,
-                            "the finalizer gives up after 5 minutes: a process, a folder or an upload of the run may be left");
+                if deleted.is_some() && ours && ((!at_work && is_recorded(run, job, now)) || given_up.is_some()) {
+                    if let Some(why) = given_up {
+                        tracing::error!(run = %key.name, namespace = %key.namespace, at_work,
+                            "the finalizer gives up {why}: a process, a folder or an upload of the run may be left");
                     }
                     actions.push(Action::Release(Arc::clone(run)));
                     self.alarms.insert((again(now), reference.clone()));
                 }
                 continue;
             }
-            if let Some(since) = deleted {
-                self.alarms.insert((since + FINALIZER_LIMIT + TimeDelta::seconds(1), reference.clone()));
+            match patience {
+                Some(Patience::Until(then)) => {
+                    self.alarms.insert((then, reference.clone()));
+                }
+                Some(Patience::Look) => {
+                    actions.push(Action::Look(key.namespace.clone()));
+                    self.alarms.insert((again(now), reference.clone()));
+                }
+                Some(Patience::Over(_)) | None => {}
             }
             match (at_work, stops(run, replacing)) {
                 (true, Some(cause)) => actions.push(Action::Cancel(key, cause)),
@@ -174,7 +189,7 @@ impl World {
             *count += 1;
             if *count > limit
                 && run.metadata.deletion_timestamp.is_none()
-                && is_recorded(run, Some(job))
+                && is_recorded(run, Some(job), now)
                 && let Some((key, _)) = run_identity(run)
             {
                 actions.push(Action::Delete(key));
@@ -212,12 +227,13 @@ fn is_of(run: &BackupRun, job: &Job) -> bool {
     owner.is_none_or(|owner| owner.uid == job.uid.as_str())
 }
 
-/// Whether the stored BackupJob already knows this run's tick, so that losing the run cannot fire it again.
-fn is_recorded(run: &BackupRun, job: Option<&Job>) -> bool {
+/// Whether the stored BackupJob already knows this run's tick, so that losing the run cannot fire it again. A tick that is
+/// far from having come was claimed by a clock that was wrong: nothing fires it before its time.
+fn is_recorded(run: &BackupRun, job: Option<&Job>, now: DateTime<Utc>) -> bool {
     let (Some(tick), Some(job)) = (run.spec.scheduled_at.as_ref().map(from_time), job) else {
         return true; // made by hand, or its BackupJob is gone
     };
-    if !is_of(run, job) {
+    if !is_of(run, job) || tick > now + FAR_OFF {
         return true;
     }
     let stored = job.object.status.as_ref().and_then(|status| status.last_schedule_time.as_ref());

@@ -478,6 +478,7 @@ fn a_run_that_ended_here_is_not_taken_up_again_while_the_watch_lags() {
     assert!(started(&decide(&mut world, "2026-11-24T10:00:08Z")), "another object is another run");
 }
 
+mod clock;
 mod finalizers;
 mod stale;
 mod ticks;

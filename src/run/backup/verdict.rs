@@ -4,7 +4,7 @@
 //! With an archive of every pod, each whole, the backup is complete. With some, it is `Incomplete`: what is there is kept, and
 //! the manifest says which pods are missing, and why. With none there is no backup, and the failure is that of a pod: one
 //! that may pass by itself before one that will not (another attempt may be of use), and one of a pod that was read before
-//! one of a pod that was not Ready (it tells more).
+//! one of a pod that another run has, and that before one of a pod that was not Ready (it tells more).
 
 use super::super::report::Plan;
 use crate::archive::Measure;
@@ -64,6 +64,11 @@ impl Fate {
             Self::Kept(kept) => Some(kept),
             Self::Missing(_) => None,
         }
+    }
+
+    /// Whether nothing of it is there because another run is at work in it.
+    pub(super) fn waits(&self) -> bool {
+        matches!(self, Self::Missing(failure) if failure.reason.is_waiting())
     }
 }
 
@@ -239,7 +244,10 @@ fn failures(pods: &[(String, Fate)]) -> Vec<(&str, &Failure)> {
 /// The failure of a run of which nothing is kept.
 fn none_kept(pods: &[(String, Fate)]) -> Failure {
     let missing = failures(pods);
-    let rank = |failure: &Failure| (failure.class() != Class::Transient, failure.reason == Reason::TargetNotReady);
+    let rank = |failure: &Failure| {
+        let reason = failure.reason;
+        (failure.class() != Class::Transient, reason == Reason::TargetNotReady, reason.is_waiting())
+    };
     let Some((_, grave)) = missing.iter().min_by_key(|(_, failure)| rank(failure)) else {
         return Failure::new(Reason::TargetNotReady, "the target has no pod");
     };

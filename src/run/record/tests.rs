@@ -2,6 +2,7 @@ use super::*;
 use crate::repository::manifest::Owner;
 use crate::run::report::StoredObject;
 use crate::source::Consistency;
+use proptest::prelude::*;
 
 const RETRY: Retry = Retry { limit: 2, backoff: Duration::from_secs(30) };
 
@@ -93,7 +94,7 @@ fn only_transient_failures_are_tried_again_and_only_within_the_limit() {
 
 #[test]
 fn a_run_that_failed_for_good_says_what_to_do() {
-    for &reason in Reason::ALL {
+    for &reason in Reason::ALL.iter().filter(|reason| !reason.is_waiting()) {
         for (message, begins) in [("it broke.".to_owned(), "it broke"), ("é".repeat(2000), "éé")] {
             let mut status = begun();
             let once = Retry { limit: 0, ..RETRY };
@@ -136,6 +137,111 @@ fn the_third_failure_is_final_and_the_waits_double() {
     assert_eq!((status.phase, status.exit_code, status.attempts.len()), (Phase::Failed, Some(3), 3));
     assert_eq!(status.duration.as_deref(), Some("2m0s"));
     assert!(conditions::holds(&status.conditions, "Complete") && !conditions::holds(&status.conditions, "Succeeded"));
+}
+
+fn busy() -> Result<Report, Failure> {
+    Err(Failure::new(Reason::BackupDirectoryBusy, "waits for another run, web-once, which is at work in /backup"))
+}
+
+fn numbers(status: &BackupRunStatus) -> Vec<u32> {
+    status.attempts.iter().map(|attempt| attempt.number).collect()
+}
+
+#[test]
+fn who_waits_for_a_directory_has_not_failed_and_takes_no_attempt_from_the_run() {
+    let once = Retry { limit: 0, ..RETRY };
+    let mut status = begun();
+    assert!(!is_waiting(&status));
+    for look in 1..=200 {
+        let now = at(20 * i64::from(look));
+        assert_eq!(end_attempt(&mut status, &busy(), once, None, now), Next::Retry(now + WAIT_PAUSE));
+        assert_eq!((status.phase, status.reason.as_deref()), (Phase::Pending, Some("BackupDirectoryBusy")));
+        assert!(status.message.as_deref().is_some_and(|said| said.contains("web-once")), "for whom: {status:?}");
+        assert_eq!(numbers(&status), [look], "only the last look stays");
+        assert_eq!(resume_at(&status, once), Some(now + WAIT_PAUSE), "a successor waits as long");
+        assert!(is_waiting(&status) && status.completion_time.is_none());
+        // Each has a folder of its own: no number comes twice.
+        assert_eq!(begin_attempt(&mut status, "ubo-a", &spec(), None, now + WAIT_PAUSE), look + 1);
+        assert!(is_waiting(&status), "until an attempt ends otherwise");
+    }
+    assert_eq!(
+        time_left(&status, Duration::from_secs(5000), at(4015)),
+        Some(Duration::from_secs(985)),
+        "from the first"
+    );
+    end_attempt(&mut status, &Ok(report(Phase::Succeeded, None)), once, None, at(4100));
+    assert_eq!((status.phase, numbers(&status)), (Phase::Succeeded, vec![200, 201]));
+    assert_eq!(status.start_time, Some(to_time(at(0))));
+}
+
+#[test]
+fn what_fails_between_waits_is_counted_and_backed_off_by_itself() {
+    let cut = || Err(Failure::new(Reason::StreamCut, "cut"));
+    let mut status = begun();
+    let mut results = vec![busy(), busy(), cut(), busy(), cut(), busy(), busy(), busy(), cut()].into_iter();
+    let mut said = Vec::new();
+    let mut now = 0;
+    loop {
+        let (result, generation) = (results.next().expect("not over before that"), None);
+        now += 1000;
+        match end_attempt(&mut status, &result, RETRY, generation, at(now)) {
+            Next::Over => break,
+            Next::Retry(next) => said.push((next - at(now)).num_seconds()),
+        }
+        begin_attempt(&mut status, "ubo-a", &spec(), None, at(now));
+    }
+    assert_eq!(said, [15, 15, 30, 15, 60, 15, 15, 15], "the waits double for failures alone");
+    assert_eq!((results.len(), status.phase, status.reason.as_deref()), (0, Phase::Failed, Some("StreamCut")));
+    assert!(status.message.as_deref().is_some_and(|said| said.starts_with("all 3 attempts failed")), "{status:?}");
+    assert_eq!(numbers(&status), [2, 3, 4, 5, 8, 9]);
+}
+
+#[test]
+fn a_run_whose_time_is_over_says_what_it_waited_for() {
+    let limit = Duration::from_mins(1);
+    let mut status = begun();
+    assert!(took_too_long(limit, &status).message.ends_with("made it slow"));
+    end_attempt(&mut status, &busy(), RETRY, None, at(10));
+    assert!(
+        took_too_long(limit, &status)
+            .message
+            .ends_with(". It waits for another run, web-once, which is at work in /backup")
+    );
+    begin_attempt(&mut status, "ubo-a", &spec(), None, at(25));
+    assert!(took_too_long(limit, &status).message.ends_with("made it slow"), "it worked in the end");
+}
+
+proptest! {
+    /// Whatever comes of the attempts: numbers only rise, the list stays within the schema, what failed is counted and what
+    /// waited is not.
+    #[test]
+    fn attempts_are_counted_and_numbered(
+        limit in 0_u32..=20,
+        ends in proptest::collection::vec((proptest::sample::select(Reason::ALL), 0_u32..4), 1..300),
+    ) {
+        let retry = Retry { limit, ..RETRY };
+        let mut status = BackupRunStatus::default();
+        let (mut failed, mut last) = (0, 0);
+        for (reason, more) in ends {
+            let reason = if more > 0 { Reason::BackupDirectoryBusy } else { reason };
+            let number = begin_attempt(&mut status, "ubo-a", &spec(), None, at(0));
+            prop_assert!(number > last);
+            last = number;
+            failed += u32::from(!reason.is_waiting());
+            let next = end_attempt(&mut status, &Err(Failure::new(reason, "x")), retry, None, at(1));
+            prop_assert!(status.attempts.len() <= 64, "{}", status.attempts.len());
+            prop_assert!(numbers(&status).windows(2).all(|pair| pair[0] < pair[1]));
+            prop_assert_eq!(status.attempts.last().map(|last| last.number), Some(number));
+            prop_assert_eq!(status.attempts.iter().filter(|attempt| !waited(attempt)).count(), failed as usize);
+            prop_assert_eq!(next == Next::Over, status.phase.is_final());
+            prop_assert!(!reason.is_waiting() || status.phase == Phase::Pending);
+            prop_assert!(failed <= limit.saturating_add(1));
+            prop_assert!(failed <= limit || status.phase.is_final() || reason.is_waiting());
+            if next == Next::Over {
+                break;
+            }
+        }
+    }
 }
 
 #[test]

@@ -42,6 +42,8 @@ enum Act {
     Until(Arc<Notify>),
     /// The same, in a directory of this name, which it must have for itself.
     In(&'static str, Arc<Notify>),
+    /// Finds that somebody else has what it needs, so many times.
+    Taken(usize),
 }
 
 #[derive(Default)]
@@ -116,6 +118,12 @@ impl Prepared for Work {
         let result = match act {
             Act::Succeed => Ok(report()),
             Act::Fail(reason) => Err(Failure::new(reason, "as scripted")),
+            Act::Taken(more) => {
+                if more > 1 {
+                    stage.script.lock().expect("sound").push_front(Act::Taken(more - 1));
+                }
+                Err(Failure::new(Reason::BackupDirectoryBusy, "waits for another run, web-once"))
+            }
             Act::Unprepared(_) => unreachable!("not prepared"),
             Act::UntilCancelled => {
                 cancel.cancelled().await;
@@ -162,6 +170,9 @@ impl Records for Handle {
     }
     async fn adopt(&self, run: &BackupRun, _: &BackupJob) -> Result<Option<BackupRun>, Failure> {
         Ok(Some(self.0.as_stored(run)))
+    }
+    async fn is_going(&self, _: &crate::api::names::Namespace) -> Result<bool, Failure> {
+        unreachable!("tasks ask for no namespace")
     }
     async fn release(&self, _: &BackupRun) -> Result<Written, Failure> {
         unreachable!("tasks release nothing")

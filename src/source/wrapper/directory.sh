@@ -70,15 +70,17 @@ ubo_hold() { ubo_mine || ubo_end shared 1; }
 ubo_sign() { (set -C; echo "$ubo_id" >"$ubo_mark") 2>/dev/null && ubo_own=1; }
 
 # The marker lies beside a directory that we make, so that tools which insist on an empty one are content, and inside one
-# that we find, since a mounted volume outlives the container. It holds the run, a process, and where that is one: the name
-# of the host, and when the first process that is seen there began, by which containers of one pod are told apart.
+# that we find, since a mounted volume outlives the container. It holds the run, a process, where that is one (the name of
+# the host, and when the first process that is seen there began, by which containers of one pod are told apart), and the
+# run's name, for those who wait for it. It is written before the directory is made: of two runs that come at once, one
+# finds a directory that the other has just made, and then the marker beside it as well.
 ubo_take() {
   ubo_p=$HOSTNAME
   { read -r ubo_p </proc/sys/kernel/hostname; } 2>/dev/null
   ubo_since 1 || ubo_v=0
   ubo_here=${ubo_p:--}:$ubo_v
   ubo_since $$
-  ubo_id="$ubo_u $$ $ubo_v $ubo_here"
+  ubo_id="$ubo_u $$ $ubo_v $ubo_here $UBO_RUN"
   ubo_mark=$ubo_d.ubo-run
   ubo_seize
   if [ -n "$ubo_own" ]; then
@@ -86,7 +88,13 @@ ubo_take() {
     rm -rf -- "$ubo_d" && rm -f -- "$ubo_mark.old" || ubo_end unavailable 1
   fi
   if [ ! -e "$ubo_d" ] && [ ! -L "$ubo_d" ]; then
-    mkdir -m 700 -- "$ubo_d" 2>/dev/null || ubo_end unavailable 1
+    ubo_claim
+    mkdir -m 700 -- "$ubo_d" 2>/dev/null || {
+      # Should somebody have made it meanwhile, then it is not ours to be emptied.
+      rm -f -- "$ubo_mark"
+      ubo_own=
+      ubo_end unavailable 1
+    }
     ubo_made=1
   elif [ ! -d "$ubo_d" ]; then
     ubo_say "lies a file of that name"
@@ -96,12 +104,33 @@ ubo_take() {
     ubo_seize
     [ -z "$ubo_own" ] || ubo_empty || ubo_end unavailable 1
     ubo_look
+    ubo_claim
+    ubo_beside
   fi
+}
+
+# Gives up a directory that another run has made since we looked for its marker.
+ubo_beside() {
+  [ -e "$ubo_d.ubo-run" ] || return 0
+  [ -z "$ubo_own" ] || rm -f -- "$ubo_mark"
+  ubo_own= ubo_mark=$ubo_d.ubo-run
+  ubo_taken
+}
+
+# Makes the directory ours, unless it is.
+ubo_claim() {
   [ -n "$ubo_own" ] || ubo_sign || {
-    if [ -e "$ubo_mark" ]; then ubo_end busy 1; fi
-    [ -z "$ubo_made" ] || rmdir -- "$ubo_d"
+    if [ -e "$ubo_mark" ]; then ubo_taken; fi
     ubo_end unavailable 1
   }
+}
+
+# Another run that lives has the directory, and says its name in the marker.
+ubo_taken() {
+  ubo_read "$ubo_mark"
+  set -- $ubo_l
+  ubo_say "lies ${5:-unknown}"
+  ubo_end taken 1
 }
 
 # Refuses a directory that holds anything, naming up to five entries.
@@ -114,6 +143,7 @@ ubo_look() {
     esac
     [ -e "$ubo_p" ] || [ -L "$ubo_p" ] || continue
     ubo_k=$((ubo_k + 1))
+    [ $ubo_k -gt 1 ] || ubo_beside
     [ $ubo_k -gt 5 ] || ubo_say "lies ${ubo_p#"$ubo_d"/}"
   done
   [ $ubo_k = 0 ] || ubo_end not-empty 1
@@ -145,9 +175,9 @@ ubo_seize() {
   ubo_was=$ubo_l
   set -- $ubo_l
   if [ "$4" != "$ubo_here" ]; then
-    ubo_quiet || ubo_end shared 1
+    ubo_quiet || ubo_taken
   elif ubo_since "${2:-0}" && [ "$ubo_v" = "$3" ]; then
-    [ "$1" = "$ubo_u" ] || ubo_end busy 1
+    [ "$1" = "$ubo_u" ] || ubo_taken
     kill -s TERM "$2" 2>/dev/null
     ubo_k=0
     while ubo_since "$2" && [ "$ubo_v" = "$3" ]; do
@@ -157,11 +187,14 @@ ubo_seize() {
   fi
   ubo_say "clearing ${1:-unknown}"
   [ -f "$ubo_mark" ] || return 0
+  # That one may have ended in the meantime, and the marker be the next one's.
+  ubo_read "$ubo_mark"
+  [ "$ubo_l" = "$ubo_was" ] || ubo_taken
   mv -f -- "$ubo_mark" "$ubo_mark.old" 2>/dev/null || {
-    if [ -f "$ubo_mark" ]; then ubo_end unavailable 1; else ubo_end busy 1; fi
+    if [ -f "$ubo_mark" ]; then ubo_end unavailable 1; else ubo_taken; fi
   }
   ubo_read "$ubo_mark.old"
-  [ "$ubo_l" = "$ubo_was" ] && ubo_sign || ubo_end busy 1
+  [ "$ubo_l" = "$ubo_was" ] && ubo_sign || ubo_taken
 }
 
 ubo_take

@@ -198,7 +198,7 @@ mod tests {
         fn whatever_a_trailer_holds_only_ours_are_taken(text in "[a-z-]{0,12} ?-?[0-9]{0,4}") {
             let mut transcript = transcript();
             let taken = transcript.stdout(line(&text), &mut VecDeque::new());
-            let good = ["command", "tar", "tar-missing", "pipeline", "before", "before-late", "after", "after-late", "no-path", "not-empty", "unavailable", "busy", "shared", "full", "disk"];
+            let good = ["command", "tar", "tar-missing", "pipeline", "before", "before-late", "after", "after-late", "no-path", "not-empty", "unavailable", "busy", "taken", "shared", "full", "disk"];
             let ours = text.split_once(' ').is_some_and(|(word, code)| {
                 good.contains(&word) && code.parse::<u8>().is_ok()
             });

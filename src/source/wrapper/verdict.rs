@@ -1,6 +1,7 @@
 //! **P** What the trailer says, and what it means for the user.
 
 use super::Plan;
+use crate::api::names::RunName;
 use crate::error::{Failure, Reason};
 use crate::validate::{Hook, Work};
 use std::time::Duration;
@@ -30,9 +31,11 @@ pub enum Verdict {
     NotEmpty,
     /// The directory cannot be made.
     Unavailable,
-    /// Another run that lives has the directory.
+    /// An earlier attempt of this run lives, and could not be ended.
     Busy,
-    /// Somebody in another container works in the directory; or our marker in it is not ours any more.
+    /// Another run that lives has the directory, in this container or in one that mounts the same volume. Nothing was begun.
+    Taken,
+    /// Our marker in the directory is not ours any more: somebody else works there, too.
     Shared,
     /// The directory grew beyond its limit.
     Full,
@@ -58,6 +61,7 @@ impl Verdict {
             "not-empty" => Self::NotEmpty,
             "unavailable" => Self::Unavailable,
             "busy" => Self::Busy,
+            "taken" => Self::Taken,
             "shared" => Self::Shared,
             "full" => Self::Full,
             "disk" => Self::DiskFull,
@@ -76,7 +80,7 @@ impl Verdict {
 
 impl Plan {
     /// What to tell the user about a verdict that is not a whole backup; `None` if it is one. `lies` is what was found in a
-    /// directory that should be empty.
+    /// directory that should be empty, or who has it.
     pub fn failure(&self, verdict: Verdict, lies: &[String]) -> Option<Failure> {
         let directory = self.work.directory().unwrap_or_default();
         let path = if let Work::Copy(copy) = &self.work { &copy.path } else { directory };
@@ -170,15 +174,11 @@ impl Plan {
             ),
             Verdict::Busy => (
                 Reason::SourceUnavailable,
-                if directory.is_empty() {
-                    "an earlier attempt of this run is still at work in the container".to_owned()
-                } else {
-                    format!(
-                        "another run is at work in {directory} of this container: give one of the two another \
-                         spec.strategy.directory, or another time"
-                    )
-                },
+                "an earlier attempt of this run is still at work in the container, and did not end when it was told to: see \
+                 what its processes wait for"
+                    .to_owned(),
             ),
+            Verdict::Taken => (Reason::BackupDirectoryBusy, self.taken(directory, lies)),
             Verdict::Shared => (
                 Reason::SourceUnavailable,
                 format!(
@@ -209,12 +209,25 @@ impl Plan {
             _ => failure,
         })
     }
+
+    /// For whom this run waits. What a marker says comes out of a container: only what can be a name is repeated.
+    fn taken(&self, directory: &str, lies: &[String]) -> String {
+        let who = match lies.first().and_then(|name| RunName::new(name.as_str()).ok()) {
+            Some(name) if name == self.run => "an earlier attempt of this run, in another container".to_owned(),
+            Some(name) => format!("another run, {name}"),
+            None => "another run".to_owned(),
+        };
+        format!(
+            "waits for {who}, which is at work in {directory}: what needs the same directory takes turns. To keep them \
+             apart, give one of the two another spec.strategy.directory, or another time"
+        )
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::names::{RunName, Uid};
+    use crate::api::names::Uid;
     use crate::source::wrapper::{Nonce, STAGED_LIMIT_KIB};
     use crate::validate::{Copy, Dump, DumpForm, Hooks};
 
@@ -260,7 +273,8 @@ mod tests {
             ("pipeline 1", Some(Reason::PipelineNotChecked), "bash"),
             ("not-empty 1", Some(Reason::BackupDirectoryNotEmpty), "old.sql"),
             ("unavailable 1", Some(Reason::BackupDirectoryUnavailable), "emptyDir"),
-            ("busy 1", Some(Reason::SourceUnavailable), "at work in"),
+            ("busy 1", Some(Reason::SourceUnavailable), "an earlier attempt of this run"),
+            ("taken 1", Some(Reason::BackupDirectoryBusy), "waits for another run"),
             ("shared 1", Some(Reason::SourceUnavailable), "spec.strategy.directory"),
             ("full 1", Some(Reason::StagingFull), "KiB"),
             ("disk 1", Some(Reason::StagingFull), "10 %"),
@@ -276,5 +290,20 @@ mod tests {
             }
         }
         assert!(copy.failure(Verdict::NoPath, &[]).unwrap().message.contains("/data"));
+    }
+
+    #[test]
+    fn who_waits_says_for_whom() {
+        let form = DumpForm::Directory("/backup".to_owned());
+        let dump = plan(Work::Dump(Dump { command: "x".to_owned(), form, allow_unchecked_pipes: false }));
+        for (lies, said) in [
+            ("web-20261124-0200", "waits for another run, web-20261124-0200, which is at work in /backup:"),
+            ("pg-once", "waits for an earlier attempt of this run, in another container, which is at work in /backup:"),
+            ("unknown name; rm -rf", "waits for another run, which is at work in /backup:"),
+        ] {
+            let failure = dump.failure(Verdict::Taken, &[lies.to_owned()]).unwrap();
+            assert!(failure.reason.is_waiting() && failure.message.starts_with(said), "{failure}");
+        }
+        assert!(dump.failure(Verdict::Taken, &[]).unwrap().message.starts_with("waits for another run, which"));
     }
 }

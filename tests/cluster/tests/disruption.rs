@@ -298,7 +298,7 @@ impl Away {
 async fn an_update_lets_what_is_at_work_end_where_it_works_or_cancels_it_in_time() -> Result<()> {
     let _alone = STAGE.lock().await;
     let scene = scene().await?;
-    scene.apply(&scene.job("patient", UNTIL_TOLD, |_| {})).await?;
+    scene.apply(&scene.job("patient", IN_A_DIRECTORY, |_| {})).await?;
     begun(&scene, 1).await?;
     let first = executor(&scene, "patient-once").await?;
     let installed = &scene.installed;
@@ -320,6 +320,10 @@ async fn an_update_lets_what_is_at_work_end_where_it_works_or_cancels_it_in_time
     ensure!(other.phase == Phase::Succeeded && other.executor.as_deref() != Some(&first), "{other:?}");
     let waits = scene.run_until(&late, "to be there", |_| true).await?;
     ensure!(waits.attempts.is_empty(), "two runs of one BackupJob at a time: {waits:?}");
+    // The directory is the old one's as long as it works there: whoever needs it waits, and has not failed.
+    scene.apply(&scene.job("next", "echo next > /backup/dump", |_| {})).await?;
+    let waits = scene.run_until("next-once", "to wait for the directory", waits_for_a_directory).await?;
+    ensure!(waits.message.as_deref().is_some_and(|said| said.contains("patient-once")), "{waits:?}");
     ensure!(executor(&scene, "patient-once").await? == first, "it was taken away from a process that lives");
     may_go(&scene).await?;
     let status = scene.ended("patient-once").await?;
@@ -327,10 +331,17 @@ async fn an_update_lets_what_is_at_work_end_where_it_works_or_cancels_it_in_time
     let second = scene.ended(&late).await?;
     ensure!(second.phase == Phase::Succeeded && second.attempts.len() == 1, "{second:?}");
     ensure!(second.executor != status.executor, "begun by an operator that was to end: {second:?}");
+    let next = scene.ended("next-once").await?;
+    ensure!(next.phase == Phase::Succeeded && reasons(&next) == ["BackupDirectoryBusy", "Succeeded"], "{next:?}");
     // Its work done, it goes, and takes its Lease along.
     buried(&scene, &first).await?;
     impatient(&scene).await?;
     scene.end().await
+}
+
+fn waits_for_a_directory(run: &BackupRun) -> bool {
+    phase_of(run) == Phase::Pending
+        && run.status.as_ref().is_some_and(|status| reasons(status) == ["BackupDirectoryBusy"])
 }
 
 /// Somebody else writes himself into the scheduling Lease, and is not heard of any more.

@@ -293,7 +293,7 @@ async fn two_runs_in_one_container() {
     world.appears_in(&pod, "x").await;
     let second = world.source_of(&world.tenants, &pod, directory("echo y > /backup/y"), OTHER_UID);
     let failure = drain(second.open(CancellationToken::new()).await.unwrap(), Pace::Fast).await.failure();
-    assert_eq!(failure.reason, Reason::SourceUnavailable, "{failure}");
+    assert_eq!(failure.reason, Reason::BackupDirectoryBusy, "{failure}");
     // The next attempt of the first run ends what is left of the one before.
     let again = world.source(&pod, directory("echo z > /backup/z"));
     let outcome = drain(again.open(CancellationToken::new()).await.unwrap(), Pace::Fast).await;

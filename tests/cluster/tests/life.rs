@@ -3,12 +3,14 @@
 
 mod installed;
 mod scene;
+mod through;
 
 use anyhow::{Context, Result, ensure};
 use installed::{until, until_for};
 use k8s_openapi::api::core::v1::{Namespace, Pod};
 use kube::Api;
 use kube::api::ListParams;
+use rig::fault_proxy::{Fault, Rule, Which};
 use scene::{BUSYBOX, SLEEP, Scene, edit};
 use serde_json::{Value, json};
 use std::time::Duration;
@@ -24,6 +26,12 @@ use ubo::run::ports::{StatusWrite, Written};
 const STREAM: &str = "head -c 30000000 /dev/urandom; sleep 3601";
 /// The same in the directory form.
 const DIRECTORY: &str = "echo half > /backup/half; sleep 3602";
+/// Holds a directory as a run does that the operator knows nothing of: a marker beside it names a process that lives, by the
+/// time that it began, and the container that it is in.
+const HOLD: &str = "since() { sed 's/.*) //' /proc/$1/stat | cut -d' ' -f20; }; sleep 3603 > /dev/null 2>&1 < /dev/null & \
+                    echo $! > /tmp/holder; here=$(cat /proc/sys/kernel/hostname):$(since 1); \
+                    echo \"6b1cbb4c-0000-4000-8000-000000000002 $! $(since $!) $here elsewhere-20261124-0200\" > \
+                    /backup.ubo-run; mkdir /backup; echo theirs > /backup/theirs";
 /// What a run waits for that a test lets go on.
 const UNTIL_TOLD: &str = "until [ -e /go ]; do sleep 0.2; done; echo data";
 
@@ -134,6 +142,50 @@ async fn two_directories_on_one_pod_take_turns() -> Result<()> {
     }
     times.sort();
     ensure!(times.len() == 3 && times.windows(2).all(|pair| pair[0].1 <= pair[1].0), "they overlap: {times:?}");
+    scene.end().await
+}
+
+#[tokio::test]
+async fn a_directory_that_somebody_else_has_is_waited_for_and_no_attempt_is_lost() -> Result<()> {
+    let scene = Scene::new("life").await?;
+    scene.pod("box", BUSYBOX, |_| {}).await?;
+    scene.exec("box", HOLD).await?;
+    // Neither may try again.
+    scene.apply(&scene.job("waits", "ls /backup > /tmp/seen; echo ours > /backup/ours", |_| {})).await?;
+    scene.apply(&scene.job("stops", "echo never > /backup/never", |_| {})).await?;
+    let looked = |times: u32| {
+        move |run: &BackupRun| {
+            let status = run.status.clone().unwrap_or_default();
+            status.phase == Phase::Pending && status.attempts.last().is_some_and(|last| last.number >= times)
+        }
+    };
+    scene.run_until("stops-once", "to wait", looked(1)).await?;
+    scene.kubectl(&["patch", "br", "stops-once", "--type=merge", "-p", r#"{"spec":{"cancel":true}}"#]).await?;
+    let status = scene.ended("stops-once").await?;
+    ensure!(status.phase == Phase::Cancelled, "{status:?}");
+    let status = scene.run_until("waits-once", "to have looked again", looked(2)).await?;
+    ensure!(status.attempts.len() == 1 && status.reason.as_deref() == Some("BackupDirectoryBusy"), "{status:?}");
+    ensure!(status.message.as_deref().is_some_and(|said| said.contains("elsewhere-20261124-0200")), "{status:?}");
+    let theirs = scene.exec("box", "cat /backup/theirs").await?;
+    ensure!(theirs == "theirs\n", "{theirs}");
+    // Dead, its leavings are cleared away.
+    scene.exec("box", "kill $(cat /tmp/holder)").await?;
+    let status = scene.ended("waits-once").await?;
+    let reasons: Vec<_> = status.attempts.iter().filter_map(|attempt| attempt.reason.as_deref()).collect();
+    ensure!(status.phase == Phase::Succeeded && reasons == ["BackupDirectoryBusy", "Succeeded"], "{status:?}");
+    let seen = scene.exec("box", "cat /tmp/seen; ls -A / | grep backup || true").await?;
+    ensure!(seen.is_empty(), "something was there, or is left: {seen}");
+    let tar = scene.decompressed(&status).await?;
+    ensure!(scene::pipe("tar", &["-x", "-O", "./ours"], tar).await? == b"ours\n", "{status:?}");
+    // Of all the looks nothing lies at the destination.
+    let folder = status.destinations.first().and_then(|found| found.folder.clone()).context("a folder")?;
+    let rest =
+        scene.objects().await?.into_iter().filter(|key| !key.ends_with("/owner.json") && !key.starts_with(&folder));
+    let rest: Vec<_> = rest.collect();
+    ensure!(rest.is_empty(), "{rest:?}");
+    let said = scene.event_reasons("waits-once").await?;
+    let waits = said.iter().filter(|reason| *reason == "RunWaits").count();
+    ensure!(waits == 1 && !said.iter().any(|reason| reason == "AttemptRetried"), "{said:?}");
     scene.end().await
 }
 
@@ -280,6 +332,26 @@ async fn a_namespace_deleted_in_mid_run_goes() -> Result<()> {
     ensure!(pods.list(&ListParams::default()).await?.items.is_empty(), "pods are left");
     let rest: Vec<_> = scene.objects().await?.into_iter().filter(|key| key.contains("/stream-once-")).collect();
     ensure!(rest.is_empty() && scene.open_uploads()?.is_empty(), "{rest:?} {:?}", scene.open_uploads());
+    Ok(())
+}
+
+/// What a run has at its destination cannot be removed: that does not hold its namespace up.
+#[tokio::test]
+async fn a_namespace_goes_though_the_destination_does_not_answer() -> Result<()> {
+    let scene = Scene::new("life").await?;
+    scene.pod("box", BUSYBOX, |_| {}).await?;
+    let proxy = through::proxy(&scene)?;
+    scene.apply(&through::job_through(&scene, "stream", STREAM, &proxy.endpoint())).await?;
+    in_the_middle(&scene, "stream-once", "sleep 3601").await?;
+    until("an upload to be open", || async { Ok((!scene.open_uploads()?.is_empty()).then_some(())) }).await?;
+    proxy.rule(Rule::new(Which::All, Fault::Stall));
+    let all: Api<Namespace> = Api::all(scene.installed.admin.clone());
+    scene.installed.remove_namespace(&scene.namespace).await?;
+    let gone = || async { Ok(all.get_opt(&scene.namespace).await?.is_none().then_some(())) };
+    until_for(A_MINUTE, "the namespace to go", gone).await.context("a finalizer of ours holds it")?;
+    // It was told to stop, and tried to.
+    let tried = proxy.seen().requests;
+    ensure!(tried.iter().any(|request| request.method == "DELETE"), "nobody tried to clear it away: {tried:?}");
     Ok(())
 }
 

@@ -72,3 +72,95 @@ fn a_run_beyond_the_limit_that_was_not_deleted_is_tried_again() {
     let again = by_itself(&mut world, "2026-11-24T10:12:05Z", false);
     assert!(again.iter().any(|(_, actions)| deletes(actions) == 1), "{again:?}");
 }
+
+fn looks(actions: &[Action]) -> usize {
+    actions.iter().filter(|action| matches!(action, Action::Look(_))).count()
+}
+
+fn cancels(actions: &[Action]) -> usize {
+    actions.iter().filter(|action| matches!(action, Action::Cancel(_, Reason::Deleted))).count()
+}
+
+fn default() -> Namespace {
+    Namespace::new("default").expect("good")
+}
+
+/// Two runs at work, of BackupJobs that are gone, seen to be deleted at 11:00.
+fn two() -> World {
+    let other = run("web-m1", |run| {
+        run["metadata"]["deletionTimestamp"] = json!(DELETED);
+        run["metadata"]["uid"] = json!("22222222-2222-2222-2222-000000000077");
+        run["spec"]["backupJobName"] = json!("web");
+        run["status"] = json!({"phase": "Running"});
+    });
+    let mut world = world(vec![], vec![deleted("Running"), other], "2026-11-24T11:00:00Z");
+    let actions = world.decide(at("2026-11-24T11:00:00Z"), &|_| true);
+    assert_eq!((cancels(&actions), releases(&actions), looks(&actions)), (2, 0, 0), "they are told to stop");
+    world
+}
+
+/// A look was answered; what follows at once.
+fn seen(world: &mut World, going: Result<bool, Failure>, now: &str) -> Vec<Action> {
+    world.namespace_seen(&default(), going, at(now));
+    world.decide(at(now), &|_| true)
+}
+
+/// The first time until `end` at which something is due and holds.
+fn when(world: &mut World, end: &str, holds: impl Fn(&[Action]) -> bool) -> Option<DateTime<Utc>> {
+    let all = by_itself(world, end, true);
+    all.iter().find(|(_, actions)| holds(actions)).map(|(due, _)| *due)
+}
+
+#[test]
+fn in_a_namespace_that_is_going_a_finalizer_gives_up_as_soon_as_that_is_known() {
+    let mut world = two();
+    let looked = by_itself(&mut world, "2026-11-24T11:01:00Z", true);
+    let all: Vec<_> = looked.iter().filter(|(_, actions)| looks(actions) > 0).map(|(due, _)| *due).collect();
+    assert_eq!(all, [at("2026-11-24T11:00:20Z")], "one look for both, after they had time to clean up");
+    assert_eq!(looked.iter().map(|(_, actions)| releases(actions)).sum::<usize>(), 0, "nothing is known yet");
+    let actions = seen(&mut world, Ok(true), "2026-11-24T11:00:21Z");
+    assert_eq!((releases(&actions), looks(&actions)), (2, 0), "{actions:?}");
+}
+
+#[test]
+fn one_that_stays_is_looked_at_again_and_holds_its_runs() {
+    let mut world = two();
+    let look = |actions: &[Action]| looks(actions) > 0;
+    assert_eq!(when(&mut world, "2026-11-24T11:00:20Z", look), Some(at("2026-11-24T11:00:20Z")));
+    assert_eq!(releases(&seen(&mut world, Ok(false), "2026-11-24T11:00:21Z")), 0);
+    assert_eq!(when(&mut world, "2026-11-24T11:00:55Z", look), Some(at("2026-11-24T11:00:51Z")));
+    // No answer says nothing.
+    let failure = Failure::new(Reason::ClusterUnavailable, "no answer");
+    assert_eq!(releases(&seen(&mut world, Err(failure), "2026-11-24T11:01:00Z")), 0);
+    assert_eq!(when(&mut world, "2026-11-24T11:01:30Z", look), Some(at("2026-11-24T11:01:30Z")));
+    assert_eq!(releases(&seen(&mut world, Ok(false), "2026-11-24T11:01:31Z")), 0);
+    // Whatever it says, five minutes are the end; also where a look is not answered.
+    let released = |actions: &[Action]| releases(actions) > 0;
+    assert_eq!(when(&mut world, "2026-11-24T11:06:00Z", released), Some(at("2026-11-24T11:05:01Z")));
+}
+
+#[test]
+fn a_namespace_that_was_made_anew_is_another_one() {
+    let mut world = two();
+    by_itself(&mut world, "2026-11-24T11:00:30Z", true);
+    assert_eq!(releases(&seen(&mut world, Ok(true), "2026-11-24T11:00:30Z")), 2);
+    let later = run("pg-m2", |run| {
+        run["metadata"]["deletionTimestamp"] = json!(DELETED);
+        run["metadata"]["uid"] = json!("22222222-2222-2222-2222-000000000078");
+        run["status"] = json!({"phase": "Running"});
+    });
+    world.apply_run(later);
+    let actions = world.decide(at("2026-11-24T11:00:40Z"), &|_| true);
+    assert_eq!((releases(&actions), looks(&actions)), (1, 0), "the one of before, and not this one: {actions:?}");
+    let look = when(&mut world, "2026-11-24T11:01:10Z", |actions| looks(actions) > 0);
+    assert_eq!(look, Some(at("2026-11-24T11:01:00Z")), "looked at again");
+}
+
+#[test]
+fn where_all_is_through_no_namespace_is_looked_at() {
+    let mut world = world(vec![], vec![deleted("Cancelled")], "2026-11-24T11:00:00Z");
+    let first = decide(&mut world, "2026-11-24T11:00:00Z");
+    assert_eq!((releases(&first), looks(&first)), (1, 0));
+    let rest = by_itself(&mut world, "2026-11-24T11:10:00Z", false);
+    assert!(rest.iter().all(|(_, actions)| looks(actions) == 0), "{rest:?}");
+}

@@ -5,6 +5,7 @@ use crate::repository::manifest::pods::PodOutcome;
 use crate::restore::execute::verify;
 use crate::run::recover::recover;
 use crate::run::report::Recovered;
+use std::sync::atomic::AtomicUsize;
 
 const PODS: [&str; 3] = ["web-0", "web-1", "web-2"];
 
@@ -161,6 +162,61 @@ async fn one_that_cannot_be_opened_is_missing_too() {
     let report = each(&pods, &destination).await.unwrap();
     assert!(report.message.contains("web-0: TargetGone, went away"), "{}", report.message);
     assert_eq!(the_backup(&destination).await.manifest.parts().len(), 2);
+}
+
+/// A pod in which another run is at work for so many looks.
+struct Held(AtomicUsize, Scripted);
+
+#[async_trait]
+impl Source for Held {
+    async fn open(&self, cancel: CancellationToken) -> Result<Capture, Failure> {
+        if self.0.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)).is_err() {
+            return self.1.open(cancel).await;
+        }
+        let taken = Failure::new(Reason::BackupDirectoryBusy, "waits for another run");
+        Scripted::new(Content::Tar, []).ending(Err(taken)).open(cancel).await
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_in_which_another_run_is_at_work_is_read_after_the_others() {
+    let destination = memory();
+    let mut pods = three();
+    pods[0].source = Ok(Box::new(Held(3.into(), whole(3_000_000))));
+    pods[1].source = Ok(Box::new(Held(1.into(), whole(70_000))));
+    let start = tokio::time::Instant::now();
+    let report = each(&pods, &destination).await.unwrap();
+    assert_eq!(
+        (report.phase, report.pod.as_deref()),
+        (Phase::Succeeded, Some("web-0, web-1, web-2")),
+        "in their order"
+    );
+    assert_eq!(start.elapsed().as_secs(), 3 * WAIT_PAUSE.as_secs());
+    let manifest = the_backup(&destination).await.manifest;
+    assert_eq!((manifest.outcome, manifest.parts().len()), (Outcome::Complete, 3));
+    // Each is read once.
+    let done = destination.done();
+    assert_eq!(done.iter().filter(|(operation, _)| *operation == Operation::Commit).count(), 3);
+    // With nothing kept the attempt ends: it would only keep a place from others.
+    let destination = memory();
+    let held = || Ok(Box::new(Held(9.into(), whole(5))) as Box<dyn Source>);
+    let gone = || Err(Failure::new(Reason::TargetNotReady, "is Pending"));
+    let pods = [held(), held(), gone()].into_iter().enumerate();
+    let pods: Vec<_> = pods.map(|(n, source)| Member { pod: format!("web-{n}"), source }).collect();
+    assert_eq!(each(&pods, &destination).await.unwrap_err().reason, Reason::BackupDirectoryBusy);
+    assert_nothing_left(&destination, "others have all of them").await;
+    // While it waits it can be cancelled.
+    let destination = memory();
+    let mut pods = three();
+    pods[1].source = held();
+    let cancel = CancellationToken::new();
+    let (plan, later) = (plan(), cancel.clone());
+    let (ended, ()) = tokio::join!(run_each(&plan, &pods, &destination, &cancel), async {
+        tokio::time::sleep(WAIT_PAUSE * 3 / 2).await;
+        later.cancel();
+    });
+    assert_eq!(ended.unwrap_err().reason, Reason::CancelRequested);
+    assert_nothing_left(&destination, "cancelled while it waits").await;
 }
 
 #[tokio::test]

@@ -85,6 +85,107 @@ async fn a_run_that_waits_for_its_turn_is_cancelled_and_its_place_goes_to_the_ne
     play.until("the next one works", |stage| stage.working.load(Atomic::SeqCst) == 4).await;
 }
 
+/// Words for what was noticed: of attempts that began their numbers.
+fn noticed(play: &Play) -> Vec<String> {
+    let notices = play.stage.notices.lock().expect("sound");
+    let words = notices.iter().map(|happening| match happening {
+        Happening::AttemptStarted { attempt } => attempt.to_string(),
+        Happening::AttemptFailed { failure, .. } => format!("failed {}", failure.reason),
+        Happening::Waits { failure } => format!("waits {}", failure.message),
+        Happening::Ended { phase, .. } => phase.as_str().to_owned(),
+        other => format!("{other:?}"),
+    });
+    words.collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_directory_that_another_process_has_is_waited_for_without_an_attempt_less() {
+    let mut play = Play::new(vec![Act::Taken(100), Act::Succeed]);
+    play.stage.job.lock().expect("sound").as_mut().expect("a job").spec.retry =
+        Some(serde_json::from_value(json!({"limit": 0})).expect("a retry"));
+    let start = tokio::time::Instant::now();
+    play.start("pg-m1", &BackupRunStatus::default());
+    assert!(play.supervisor.ended().await.2);
+    let last = play.last();
+    assert_eq!(last.phase, Phase::Succeeded);
+    let attempts: Vec<_> = last.attempts.iter().map(|a| (a.number, a.reason.as_deref().unwrap_or("open"))).collect();
+    assert_eq!(attempts, [(100, "BackupDirectoryBusy"), (101, "Succeeded")]);
+    assert_eq!(start.elapsed(), record::WAIT_PAUSE * 100);
+    assert_eq!(play.stage.started_unrecorded.load(Atomic::SeqCst), 0);
+    // Said once, however long it takes.
+    let told = noticed(&play).into_iter().filter(|word| word.parse::<u32>().is_err()).collect::<Vec<_>>();
+    assert_eq!(told, ["waits waits for another run, web-once", "Succeeded"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn while_it_waits_others_work_and_it_can_be_cancelled_or_run_out_of_time() {
+    let mut play = Play::new(vec![Act::Taken(usize::MAX)]);
+    allow(&play);
+    let key = play.start("pg-m1", &BackupRunStatus::default());
+    let waits = |stage: &Stage| stage.writes.lock().expect("sound").iter().any(record::is_waiting);
+    play.until("it waits", waits).await;
+    assert_eq!((play.last().phase, play.last().attempts.len()), (Phase::Pending, 1));
+    // Its place is free: four more work.
+    let go = Arc::new(Notify::new());
+    for _ in 0..4 {
+        play.stage.script.lock().expect("sound").push_front(Act::Until(Arc::clone(&go)));
+    }
+    for number in 2..=5 {
+        play.start(&format!("pg-m{}", "2".repeat(number)), &BackupRunStatus::default());
+    }
+    play.until("four work", |stage| stage.working.load(Atomic::SeqCst) == 4).await;
+    play.supervisor.cancel(&key, Reason::CancelRequested);
+    assert_eq!(play.supervisor.ended().await.0, key);
+    assert_eq!((play.last().phase, play.last().reason.as_deref()), (Phase::Cancelled, Some("CancelRequested")));
+
+    let mut play = Play::new(vec![Act::Taken(usize::MAX)]);
+    play.stage.job.lock().expect("sound").as_mut().expect("a job").spec.active_deadline_seconds = Some(100);
+    let start = tokio::time::Instant::now();
+    play.start("pg-m1", &BackupRunStatus::default());
+    assert!(play.supervisor.ended().await.2);
+    assert_eq!(start.elapsed().as_secs(), 100);
+    let last = play.last();
+    assert_eq!((last.phase, last.reason.as_deref()), (Phase::Failed, Some("DeadlineExceeded")));
+    assert!(
+        last.message.as_deref().is_some_and(|said| said.ends_with("It waits for another run, web-once")),
+        "{last:?}"
+    );
+    assert_eq!(last.attempts.len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_run_that_waits_is_left_to_the_next_process_which_waits_on_and_says_nothing_new() {
+    let mut play = Play::new(vec![Act::Taken(usize::MAX)]);
+    play.start("pg-m1", &BackupRunStatus::default());
+    play.until("it waits", |stage| stage.writes.lock().expect("sound").iter().any(record::is_waiting)).await;
+    play.supervisor.drain();
+    assert!(!play.supervisor.ended().await.2);
+    let left = play.last();
+    assert_eq!((left.phase, left.attempts.len()), (Phase::Pending, 1));
+
+    let mut next = Play::new(vec![Act::Taken(3), Act::Succeed]);
+    next.start("pg-m1", &left);
+    assert!(next.supervisor.ended().await.2);
+    let numbers: Vec<_> = next.last().attempts.iter().map(|attempt| attempt.number).collect();
+    assert_eq!(numbers, [4, 5]);
+    assert_eq!(noticed(&next), ["2", "3", "4", "5", "Succeeded"]);
+    // One that dies while it looks is a crash like any other.
+    let mut dead = left;
+    record::begin_attempt(
+        &mut dead,
+        "ubo-old",
+        &job().spec,
+        None,
+        DateTime::from_timestamp(1_800_000_000, 0).expect("good"),
+    );
+    let mut next = Play::new(vec![Act::Succeed]);
+    next.start("pg-m1", &dead);
+    assert!(next.supervisor.ended().await.2);
+    let attempts = next.last().attempts;
+    let attempts: Vec<_> = attempts.iter().map(|a| (a.number, a.reason.as_deref().unwrap_or("open"))).collect();
+    assert_eq!(attempts, [(1, "BackupDirectoryBusy"), (2, "OperatorRestarted"), (3, "Succeeded")]);
+}
+
 #[tokio::test(start_paused = true)]
 async fn who_waits_for_a_directory_keeps_nobody_else_from_work() {
     let go = Arc::new(Notify::new());

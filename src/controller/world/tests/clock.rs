@@ -1,0 +1,173 @@
+//! A clock that was a year ahead, and is back.
+
+use super::*;
+
+const AHEAD: &str = "2027-11-24T10:00:00Z";
+const NOW: &str = "2026-11-24T10:03:00Z";
+
+/// Its last tick was handled a year from now.
+fn of_the_future(change: impl FnOnce(&mut Value)) -> BackupJob {
+    job(|job| {
+        job["status"] = json!({
+            "lastScheduleTime": AHEAD,
+            "scheduleAnchor": {"time": "2026-11-24T10:00:00Z", "schedule": "*/10 * * * *", "suspend": false},
+        });
+        change(job);
+    })
+}
+
+fn suspended(generation: i64, suspend: bool) -> BackupJob {
+    of_the_future(|job| {
+        job["metadata"]["generation"] = json!(generation);
+        job["spec"]["suspend"] = json!(suspend);
+    })
+}
+
+fn warnings(actions: &[Action]) -> usize {
+    let warns = |action: &&Action| matches!(action, Action::Notice(_, Happening::ClockWentBack { .. }));
+    actions.iter().filter(warns).count()
+}
+
+fn tick(status: &BackupJobStatus) -> Option<DateTime<Utc>> {
+    status.last_schedule_time.as_ref().map(crate::api::time::from_time)
+}
+
+#[test]
+fn a_job_that_a_clock_has_stopped_says_until_when_and_what_to_do() {
+    let mut world = world(vec![of_the_future(|_| {})], vec![], NOW);
+    let actions = decide(&mut world, NOW);
+    assert_eq!(warnings(&actions), 1);
+    let status = written(&actions).expect("said");
+    let said = status.message.as_deref().unwrap_or_default();
+    assert!(said.starts_with("nothing is due before 2027-11-24T10:00:00Z") && said.contains("spec.suspend"), "{said}");
+    // Once, whatever happens meanwhile.
+    world.apply_job(of_the_future(|job| job["metadata"]["resourceVersion"] = json!("7")), at(NOW));
+    world.access_checked(&JobRef::new("default", "pg").expect("good"), Ok(()), at(NOW));
+    let actions = decide(&mut world, "2026-11-24T10:30:00Z");
+    assert_eq!((warnings(&actions), claims(&actions).len()), (0, 0), "{actions:?}");
+    // What was handled an hour ahead passes by itself.
+    let near = of_the_future(|job| job["status"]["lastScheduleTime"] = json!("2026-11-24T11:00:00Z"));
+    let mut world = super::world(vec![near], vec![], NOW);
+    assert_eq!(warnings(&decide(&mut world, NOW)), 0);
+    // A job that would not run anyway has nothing to say about it.
+    let mut world = super::world(vec![suspended(1, true)], vec![], NOW);
+    assert_eq!(warnings(&decide(&mut world, NOW)), 0);
+}
+
+#[test]
+fn an_edit_makes_ticks_count_from_then_on_whatever_comes_late() {
+    let mut world = world(vec![of_the_future(|_| {})], vec![], NOW);
+    decide(&mut world, NOW);
+    world.apply_job(suspended(2, true), at("2026-11-24T10:04:00Z"));
+    let status = written(&decide(&mut world, "2026-11-24T10:04:00Z")).expect("an anchor");
+    assert_eq!(tick(&status), Some(at("2026-11-24T10:04:00Z")), "ticks before the edit stay handled");
+    // The watch still brings what was stored before.
+    world.apply_job(suspended(3, false), at("2026-11-24T10:05:00Z"));
+    world.apply_job(suspended(3, false), at("2026-11-24T10:05:01Z"));
+    let actions = decide(&mut world, "2026-11-24T10:05:02Z");
+    let status = written(&actions).expect("an anchor");
+    assert_eq!(tick(&status), Some(at("2026-11-24T10:04:00Z")));
+    assert!(status.message.as_ref().is_none_or(|said| !said.contains("nothing is due")));
+    assert_eq!(claims(&decide(&mut world, "2026-11-24T10:10:00Z")), [("pg-20261124-1010".to_owned(), 0)]);
+
+    // A process that begins with what is stored goes on from there; one that finds an edit nobody has seen, too.
+    let stored = of_the_future(|job| {
+        job["status"] = serde_json::to_value(&status).expect("JSON");
+    });
+    let mut next = super::world(vec![stored], vec![], "2026-11-24T10:09:00Z");
+    assert_eq!(claims(&decide(&mut next, "2026-11-24T10:10:00Z")).len(), 1);
+    let unseen = of_the_future(|job| job["spec"]["schedule"] = json!("*/5 * * * *"));
+    let mut next = super::world(vec![unseen], vec![], "2026-11-24T10:04:00Z");
+    assert!(claims(&decide(&mut next, "2026-11-24T10:04:00Z")).is_empty());
+    assert_eq!(claims(&decide(&mut next, "2026-11-24T10:05:00Z")), [("pg-20261124-1005".to_owned(), 0)]);
+}
+
+#[test]
+fn a_one_off_that_was_done_by_a_clock_ahead_is_not_done_again() {
+    let once = |generation: i64, suspend: bool| {
+        of_the_future(|job| {
+            job["metadata"]["generation"] = json!(generation);
+            job["spec"]["suspend"] = json!(suspend);
+            job["spec"].as_object_mut().expect("a spec").remove("schedule");
+            job["status"]["scheduleAnchor"] = json!({"time": AHEAD, "suspend": false});
+        })
+    };
+    let mut world = world(vec![once(1, false)], vec![], NOW);
+    let mut actions = decide(&mut world, NOW);
+    for (generation, suspend) in [(2, true), (3, false)] {
+        world.apply_job(once(generation, suspend), at("2026-11-24T10:05:00Z"));
+        actions.extend(decide(&mut world, "2026-11-24T10:05:00Z"));
+    }
+    actions.extend(decide(&mut world, "2026-11-24T11:00:00Z"));
+    assert_eq!((claims(&actions).len(), warnings(&actions)), (0, 0), "{actions:?}");
+}
+
+#[test]
+fn what_waits_for_a_time_that_the_clock_has_shown_does_not_wait_for_it_again() {
+    let deleted = run("pg-m1", |run| {
+        run["metadata"]["deletionTimestamp"] = json!(NOW);
+        run["status"] = json!({"phase": "Running"});
+    });
+    // Of the time when the clock was ahead.
+    let mut world = world(vec![job(|_| {})], vec![deleted], "2027-11-24T09:59:00Z");
+    world.decide(at("2027-11-24T09:59:00Z"), &|_| true);
+    world.access_checked(&JobRef::new("default", "pg").expect("good"), Ok(()), at("2027-11-24T09:59:00Z"));
+    world.decide(at("2027-11-24T09:59:00Z"), &|_| true);
+    let actions = world.decide(at(NOW), &|_| true);
+    assert!(actions.iter().any(|action| matches!(action, Action::CheckAccess(..))), "{actions:?}");
+    // A second is nothing.
+    assert!(world.decide(at("2026-11-24T10:02:59Z"), &|_| true).is_empty());
+    // And the finalizer gives up five minutes from now.
+    let mut released = None;
+    for _ in 0..100 {
+        let Some(due) = world.next_wakeup().filter(|_| released.is_none()) else { break };
+        let actions = world.decide(due, &|_| true);
+        released = actions.iter().any(|action| matches!(action, Action::Release(_))).then_some(due);
+    }
+    assert!(released.is_some_and(|due| due <= at("2026-11-24T10:08:01Z")), "{released:?}");
+}
+
+#[test]
+fn a_run_of_the_future_can_be_deleted_though_its_tick_was_taken_back() {
+    let of_then = |deleted: bool| {
+        run("pg-20271124-1000", |run| {
+            run["spec"]["scheduledAt"] = json!(AHEAD);
+            run["status"] = json!({"phase": "Succeeded"});
+            if deleted {
+                run["metadata"]["deletionTimestamp"] = json!(NOW);
+            }
+        })
+    };
+    let edited = job(|job| {
+        job["status"] = json!({"lastScheduleTime": "2026-11-24T10:00:00Z", "scheduleAnchor":
+            {"time": "2026-11-24T10:00:00Z", "schedule": "*/10 * * * *", "suspend": false}});
+    });
+    let mut world = world(vec![edited], vec![of_then(true)], NOW);
+    assert!(decide(&mut world, NOW).iter().any(|action| matches!(action, Action::Release(_))));
+}
+
+#[test]
+fn a_late_write_brings_no_tick_of_the_future_back() {
+    let status = |last: &str, since: &str| -> BackupJobStatus {
+        serde_json::from_value(json!({"lastScheduleTime": last, "scheduleAnchor": {"time": since}})).expect("a status")
+    };
+    let kept = |mut ours: BackupJobStatus, stored: &BackupJobStatus| {
+        keep_newer(&mut ours, stored);
+        tick(&ours)
+    };
+    let (old, new) = ("2026-11-20T10:00:00Z", "2026-11-24T10:00:00Z");
+    let tick_of = |text: &str| Some(at(text));
+    // The edit's write meets what was stored before it, and the other way round.
+    assert_eq!(kept(status(new, new), &status(AHEAD, old)), tick_of(new));
+    assert_eq!(kept(status(AHEAD, old), &status(new, new)), tick_of(new));
+    // Otherwise the newest tick stays.
+    for (ours, since, stored, theirs) in [
+        ("2026-11-24T10:10:00Z", new, "2026-11-24T10:20:00Z", new),
+        ("2026-11-24T10:20:00Z", new, "2026-11-24T10:10:00Z", new),
+        ("2026-11-23T10:00:00Z", old, "2026-11-24T10:20:00Z", new),
+        ("2026-11-24T10:20:00Z", new, "2026-11-23T10:00:00Z", old),
+    ] {
+        let found = kept(status(ours, since), &status(stored, theirs));
+        assert_eq!(found, tick_of("2026-11-24T10:20:00Z"), "{ours} {since} {stored} {theirs}");
+    }
+}
