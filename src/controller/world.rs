@@ -65,14 +65,15 @@ pub enum Action {
 
 struct Job {
     uid: Uid,
+    /// As it was seen last; see [`slim::known`].
     object: Arc<BackupJob>,
     valid: Result<Arc<ValidatedJob>, Failure>,
     access: Option<Result<(), Failure>>,
     access_due: DateTime<Utc>,
     checking: bool,
-    status: BackupJobStatus,
-    /// What was last handed to the writer (or found); the writer sees to it that it is stored.
-    handed: Option<BackupJobStatus>,
+    status: Arc<BackupJobStatus>,
+    /// What was last handed to the writer (or found); the writer sees to it that it is stored. As a rule the same as `status`.
+    handed: Option<Arc<BackupJobStatus>>,
     claiming: bool,
     told_not_ready: Option<Reason>,
     /// Whether it was said that nothing is due because a clock was ahead.
@@ -112,7 +113,7 @@ impl World {
         if self.jobs.get(&reference).is_some_and(|known| known.uid != uid) {
             self.delete_job(&reference); // replaced: what belonged to the old object ends
         }
-        let object = Arc::new(slim::job(object));
+        let object = slim::job(object);
         // Until everything was listed, what is known may be older than what is shown: all of it is taken anew.
         let changed = self.jobs.get(&reference).is_none_or(|known| {
             !self.synced
@@ -124,21 +125,21 @@ impl World {
         } else if let Some(known) = self.jobs.get_mut(&reference) {
             let anchor = known.status.schedule_anchor.as_ref();
             if let Some(stored) = object.status.as_ref().and_then(|stored| clock::believed(stored, anchor)) {
-                note_handled(&mut known.status, stored);
+                note_handled(Arc::make_mut(&mut known.status), stored);
                 self.index.handled(&reference, stored);
             }
-            known.object = object;
+            known.object = Arc::new(slim::known(object));
         }
         self.dirty.insert(reference);
     }
 
-    fn take_up(&mut self, reference: &JobRef, uid: Uid, object: Arc<BackupJob>, now: DateTime<Utc>) {
+    fn take_up(&mut self, reference: &JobRef, uid: Uid, object: BackupJob, now: DateTime<Utc>) {
         let going = object.metadata.deletion_timestamp.is_some();
         let valid = validate(&object).map(Arc::new).map_err(|invalid| Failure::new(invalid.reason, invalid.message));
         let old = self.jobs.remove(reference);
         let ours = old.as_ref().filter(|_| self.synced);
-        let mut status = ours.map_or_else(|| object.status.clone().unwrap_or_default(), |old| old.status.clone());
-        for known in [old.as_ref().map(|old| &old.status), object.status.as_ref()].into_iter().flatten() {
+        let mut status = ours.map_or_else(|| object.status.clone().unwrap_or_default(), |old| (*old.status).clone());
+        for known in [old.as_ref().map(|old| &*old.status), object.status.as_ref()].into_iter().flatten() {
             if let Some(tick) = clock::believed(known, status.schedule_anchor.as_ref()) {
                 note_handled(&mut status, tick);
             }
@@ -162,13 +163,13 @@ impl World {
         self.alarms.insert((now, reference.clone()));
         let job = Job {
             uid,
-            handed: ours.map_or_else(|| object.status.clone(), |old| old.handed.clone()),
+            handed: ours.map_or_else(|| object.status.clone().map(Arc::new), |old| old.handed.clone()),
             taken: ours
                 .filter(|old| old.status.schedule_anchor == status.schedule_anchor)
                 .map_or_else(Taken::default, |old| old.taken),
-            object,
+            object: Arc::new(slim::known(object)),
             valid,
-            status,
+            status: Arc::new(status),
             // What was found for another spec says nothing about this one.
             access: None,
             access_due: now,
@@ -217,7 +218,7 @@ impl World {
         for (reference, job) in &mut self.jobs {
             let runs: Vec<_> = self.runs.get(reference).into_iter().flat_map(BTreeMap::values).cloned().collect();
             let stored = job.status.consecutive_failures.unwrap_or(0);
-            job.status.consecutive_failures = Some(status::recount(&runs, stored));
+            Arc::make_mut(&mut job.status).consecutive_failures = Some(status::recount(&runs, stored));
         }
         let ended = self.runs.values().flat_map(BTreeMap::values).filter(|run| status::counts(run));
         self.counted.extend(ended.filter_map(|run| run.metadata.uid.clone()));

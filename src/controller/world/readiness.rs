@@ -99,12 +99,16 @@ impl World {
             actions.push(Action::Notice(subject, Happening::ClockWentBack { warning }));
         }
         job.told_ahead = ahead.is_some();
-        job.status = status.clone();
-        if job.handed.as_ref() != Some(&status) {
-            job.handed = Some(status.clone());
-            let version = job.object.metadata.resource_version.clone().unwrap_or_default();
-            let write = StatusWrite { uid: job.uid.clone(), version, status: Box::new(status) };
-            actions.push(Action::Write(reference.clone(), write));
-        }
+        let status = match &job.handed {
+            Some(handed) if **handed == status => Arc::clone(handed),
+            _ => {
+                let version = job.object.metadata.resource_version.clone().unwrap_or_default();
+                let write = StatusWrite { uid: job.uid.clone(), version, status: Box::new(status.clone()) };
+                actions.push(Action::Write(reference.clone(), write));
+                Arc::new(status)
+            }
+        };
+        job.handed = Some(Arc::clone(&status));
+        job.status = status;
     }
 }

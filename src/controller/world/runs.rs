@@ -39,7 +39,8 @@ impl World {
             {
                 let failures = known.status.consecutive_failures.unwrap_or(0);
                 let succeeded = phase_of(&run) == Phase::Succeeded;
-                known.status.consecutive_failures = Some(if succeeded { 0 } else { failures.saturating_add(1) });
+                Arc::make_mut(&mut known.status).consecutive_failures =
+                    Some(if succeeded { 0 } else { failures.saturating_add(1) });
             }
         }
         self.runs.entry(job.clone()).or_default().insert(key.name, Arc::new(slim::run(run)));

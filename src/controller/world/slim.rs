@@ -4,7 +4,7 @@
 //! wrote which field (`managedFields`, as a tree of maps), the last text that was applied, and, of a run that is over, what
 //! ran and what was stored: all of it is in the cluster, and nothing is decided by it.
 
-use crate::api::backup_job::BackupJob;
+use crate::api::backup_job::{BackupJob, BackupJobStatus};
 use crate::api::backup_run::BackupRun;
 use crate::run::ports::phase_of;
 use kube::core::ObjectMeta;
@@ -15,6 +15,13 @@ const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 /// A BackupJob, without what nothing is decided by.
 pub(super) fn job(mut job: BackupJob) -> BackupJob {
     metadata(&mut job.metadata);
+    job
+}
+
+/// A BackupJob whose status was taken over: of that only the last tick is kept, as it is stored.
+pub(super) fn known(mut job: BackupJob) -> BackupJob {
+    let last = job.status.take().and_then(|status| status.last_schedule_time);
+    job.status = last.map(|last| BackupJobStatus { last_schedule_time: Some(last), ..BackupJobStatus::default() });
     job
 }
 

@@ -10,6 +10,7 @@ use crate::run::ports::{Claim, Claimed, phase_of};
 use crate::schedule::index::{Due, Entry, LATE};
 use crate::validate::{Concurrency, ValidatedJob};
 use chrono::{DateTime, TimeDelta, Utc};
+use std::sync::Arc;
 
 /// How soon a claim that failed is tried again.
 const CLAIM_RETRY: TimeDelta = TimeDelta::seconds(5);
@@ -36,7 +37,7 @@ impl World {
         let subject = Subject { job: claim.job.clone(), job_uid: Some(claim.job_uid.clone()), run: None };
         let again = match result {
             Ok(claimed @ (Claimed::Created | Claimed::AlreadyOurs)) => {
-                note_handled(&mut job.status, claim.tick);
+                note_handled(Arc::make_mut(&mut job.status), claim.tick);
                 job.taken = Taken::default();
                 self.index.handled(&claim.job, claim.tick);
                 if matches!(claimed, Claimed::Created) {
@@ -74,17 +75,15 @@ impl World {
             let subject = Subject { job: reference.clone(), job_uid: Some(job.uid.clone()), run: None };
             if let Some(earlier) = job.taken.tick.take_if(|earlier| *earlier < tick) {
                 job.taken.skipped = job.taken.skipped.saturating_add(1);
-                note_handled(&mut job.status, earlier);
-                job.status.skipped_runs = Some(job.status.skipped_runs.unwrap_or(0).saturating_add(1));
+                note_skipped(Arc::make_mut(&mut job.status), earlier);
                 let skipped = Happening::Skipped { tick: earlier, why: Skip::NameTaken, missed: 0 };
                 actions.push(Action::Notice(subject.clone(), skipped));
                 self.dirty.insert(reference.clone());
             }
             let missed = missed.saturating_sub(job.taken.skipped);
             if let Some(why) = skipped(valid, start, active, now) {
-                note_handled(&mut job.status, tick);
+                note_skipped(Arc::make_mut(&mut job.status), tick);
                 job.taken = Taken::default();
-                job.status.skipped_runs = Some(job.status.skipped_runs.unwrap_or(0).saturating_add(1));
                 self.index.handled(&reference, tick);
                 actions.push(Action::Notice(subject, Happening::Skipped { tick, why, missed }));
                 self.dirty.insert(reference);
@@ -125,6 +124,11 @@ pub fn run_name(job: &JobRef, valid: &ValidatedJob, tick: DateTime<Utc>) -> Stri
 pub(super) fn note_handled(status: &mut BackupJobStatus, tick: DateTime<Utc>) {
     let newest = status.last_schedule_time.as_ref().map(from_time).map_or(tick, |last| last.max(tick));
     status.last_schedule_time = Some(to_time(newest));
+}
+
+fn note_skipped(status: &mut BackupJobStatus, tick: DateTime<Utc>) {
+    note_handled(status, tick);
+    status.skipped_runs = Some(status.skipped_runs.unwrap_or(0).saturating_add(1));
 }
 
 /// Since when ticks count. A schedule that was taken away is remembered as suspended, so that the job does not become a
