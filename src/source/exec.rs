@@ -303,12 +303,17 @@ async fn judge(
             let tail = &ending.log[ending.log.len().saturating_sub(LOGGED)..];
             tracing::warn!(
                 namespace = %pod.namespace, pod = pod.pod, container = pod.container, reason = %failure.reason,
-                exit_code = failure.exit_code, received, stderr = %String::from_utf8_lossy(tail),
+                exit_code = failure.exit_code, received, stderr = %set_in(tail),
                 "the command gave no backup"
             );
             Err(failure)
         }
     }
+}
+
+/// Text for the log, each line but the first set in: what a tenant's command prints is never taken for a line of ours.
+fn set_in(text: &[u8]) -> String {
+    String::from_utf8_lossy(text).trim_end().replace("\r\n", "\n").replace(['\n', '\r'], "\n    ")
 }
 
 /// A backup whose end was seen.

@@ -8,7 +8,9 @@
 //! # What passes
 //! Each entry is its headers (GNU long names, PAX records), one header of its own, and its content; it passes whole, byte
 //! for byte, or not at all. Headers are held until the name is known, at most [`HELD_LIMIT`] bytes. A folder that is wanted
-//! only if something below it is waits until that comes. Zeros after the end-of-archive marker (tar fills its last record)
+//! only if something below it is waits until that comes: most tars go down into it at once, libarchive's lists its
+//! neighbours first, and so they wait side by side, up to [`WAITING_LIMIT`]. One for which there was no room is lost (it
+//! comes back without its mode and owner). Zeros after the end-of-archive marker (tar fills its last record)
 //! are dropped. What cannot be read as a tar passes as it is, from there to the end: [`super::tar_end`] refuses it.
 //!
 //! # Hard links
@@ -24,10 +26,14 @@ use super::CHUNK_LIMIT;
 use super::selection::{Choice, Selection};
 use super::tar_end::{BLOCK, PAX_LIMIT, TarFault, check_sum, for_each_record, min, number, padded};
 use bytes::Bytes;
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 /// Most bytes of headers that wait for a name. One list of PAX records may be as long as [`PAX_LIMIT`].
 const HELD_LIMIT: u64 = PAX_LIMIT + 64 * 1024;
+/// Most bytes of folders that wait, about 12,000 of them; then only those stay that lie above the entry that comes.
+const WAITING_LIMIT: usize = 8 * 1024 * 1024;
+/// What a folder takes that waits, beside its headers and its path.
+const WAITING_EACH: usize = 128;
 /// Lost links and lock files that are named.
 const NAMED_LIMIT: usize = 5;
 
@@ -78,8 +84,11 @@ pub struct TarFilter {
     path: Option<Vec<u8>>,
     link: Option<Vec<u8>>,
     size: Option<u64>,
-    /// Folders on the way, with their headers; each lies below the one before.
-    folders: Vec<(Vec<u8>, Bytes)>,
+    /// Folders that wait, by their paths, with their headers; and the bytes of them all.
+    folders: BTreeMap<Vec<u8>, Bytes>,
+    waiting: usize,
+    /// Headers of those that pass before the entry that comes.
+    released: Vec<Bytes>,
     noted: Noted,
 }
 
@@ -116,7 +125,9 @@ impl TarFilter {
             path: None,
             link: None,
             size: None,
-            folders: Vec::new(),
+            folders: BTreeMap::new(),
+            waiting: 0,
+            released: Vec::new(),
             noted: Noted::default(),
         }
     }
@@ -138,7 +149,7 @@ impl TarFilter {
                 from = at + taken;
             }
             if matches!(step, Step::Release) {
-                onward.extend(self.folders.drain(..).map(|(_, headers)| headers));
+                onward.extend(self.released.drain(..));
                 let mut held = Bytes::from(std::mem::take(&mut self.held));
                 while held.len() > CHUNK_LIMIT {
                     onward.push_back(held.split_to(CHUNK_LIMIT));
@@ -209,7 +220,7 @@ impl TarFilter {
         let Ok(header) = self.header(block) else { return self.unknown(0).1 };
         match header {
             Header::Taken if held => Step::Release,
-            Header::Taken if self.folders.is_empty() => Step::Pass,
+            Header::Taken if self.released.is_empty() => Step::Pass,
             Header::Taken => {
                 self.held.extend_from_slice(block);
                 Step::Release
@@ -229,10 +240,29 @@ impl TarFilter {
 
     fn wait(&mut self, header: Header) -> Step {
         if let Header::OnTheWay(path) = header {
-            self.folders.push((path, std::mem::take(&mut self.held).into()));
+            let headers = Bytes::from(std::mem::take(&mut self.held));
             self.block = 0;
+            if self.waiting > WAITING_LIMIT {
+                self.folders.retain(|folder, _| is_below(&path, folder));
+                self.waiting = self.folders.iter().map(|(path, headers)| weight(path, headers)).sum();
+            }
+            self.waiting += weight(&path, &headers);
+            self.folders.insert(path, headers);
         }
         Step::Keep
+    }
+
+    /// Lets those folders pass that lie above `path`, from the top.
+    fn release(&mut self, path: &[u8]) {
+        if self.folders.is_empty() {
+            return;
+        }
+        for end in std::iter::once(0).chain(memchr::memchr_iter(b'/', path)) {
+            if let Some(headers) = self.folders.remove(&path[..end]) {
+                self.waiting = self.waiting.saturating_sub(weight(&path[..end], &headers));
+                self.released.push(headers);
+            }
+        }
     }
 
     /// No tar from here on. What is held passes first.
@@ -313,14 +343,14 @@ impl TarFilter {
         let is_folder = matches!(kind, b'5' | b'D') || (matches!(kind, 0 | b'0') && stored.ends_with(b"/"));
         let path = relative(&stored);
         let choice = self.choose(path, &link, kind, is_folder, size);
-        while self.folders.last().is_some_and(|(folder, _)| !is_below(path, folder)) {
-            self.folders.pop();
-        }
         if choice == Choice::OnTheWay && size == 0 {
             self.state = State::Header;
             return Ok(Header::OnTheWay(path.to_vec()));
         }
         let taken = choice != Choice::LeftOut;
+        if taken {
+            self.release(path);
+        }
         if kind == b'S' && block[482] != 0 {
             self.state = State::Sparse { size, taken };
         } else {
@@ -353,6 +383,11 @@ impl TarFilter {
         }
         choice
     }
+}
+
+/// What a folder that waits takes, in bytes.
+fn weight(path: &[u8], headers: &Bytes) -> usize {
+    path.len() + headers.len() + WAITING_EACH
 }
 
 fn pass(onward: &mut VecDeque<Bytes>, chunk: &Bytes, from: usize, to: usize) {

@@ -117,3 +117,9 @@ fn a_missing_shell_is_known_by_the_words_of_the_runtime() {
     assert!(!shell_missing(&Exit::Unknown("container not found (\"pg\")".into())));
     assert!(!shell_missing(&Exit::Code(3)));
 }
+
+#[test]
+fn no_line_of_a_command_begins_where_ours_do() {
+    assert_eq!(set_in(b"a\n2026 INFO b\r\nc\rd\n\n"), "a\n    2026 INFO b\n    c\n    d");
+    assert_eq!(set_in(b""), "");
+}

@@ -5,6 +5,10 @@
 //! code only says whether there must be some. A line that nobody knows counts as a file that could not be read: what is
 //! taken for harmless is a short list. `LC_ALL=C` keeps the words English.
 //!
+//! libarchive's tar ends its walk at the first file that it cannot open, also at one that went away after it was listed,
+//! and closes the archive in good order: what comes after is not in it, and no line says so. So "No such file" is harmless
+//! only from a tar that is known to go on.
+//!
 //! A code of 0 hides nothing either (`--ignore-failed-read` makes one out of a 2): what a tar then says was not read, was not.
 //! There only lines count that begin with a tar's name, since what a hook has left running prints to the same stream.
 //!
@@ -23,8 +27,10 @@ const LINE_LIMIT: usize = 8192;
 /// Ends of lines that tell of a file that changed.
 const CHANGED: [&str; 3] =
     [": file changed as we read it", "; padding with zeros", "file may have grown while being archived."];
-/// Ends of lines that tell of a file that went away.
-const VANISHED: [&str; 2] = [": File removed before we read it", ": No such file or directory"];
+/// The end of a line that tells of a file that went away, and that tar went on.
+const VANISHED: &str = ": File removed before we read it";
+/// The same of a tar that is known to go on ([`Kind::goes_on`]).
+const NO_SUCH_FILE: &str = ": No such file or directory";
 /// Ends of lines that tell of nothing that a backup lacks: sockets exist only while a process listens.
 const HARMLESS: [&str; 6] = [
     ": socket ignored",
@@ -56,6 +62,32 @@ impl Files {
     }
 }
 
+/// Which tar it is, as the wrapper found out.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Kind {
+    Gnu,
+    Busybox,
+    Libarchive,
+    #[default]
+    Other,
+}
+
+impl Kind {
+    fn parse(word: &str) -> Self {
+        match word {
+            "gnu" => Self::Gnu,
+            "busybox" => Self::Busybox,
+            "bsd" => Self::Libarchive,
+            _ => Self::Other,
+        }
+    }
+
+    /// Whether it is known to go on after a file that it cannot open.
+    const fn goes_on(self) -> bool {
+        matches!(self, Self::Gnu | Self::Busybox)
+    }
+}
+
 /// Where a tar is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Stage {
@@ -71,6 +103,7 @@ enum Stage {
 /// The words of one tar.
 #[derive(Clone, Debug, Default)]
 pub struct TarWords {
+    kind: Kind,
     stage: Stage,
     line: Vec<u8>,
     unread: Files,
@@ -95,8 +128,9 @@ pub struct Told {
 }
 
 impl TarWords {
-    /// Tar begins: what comes from now on is its.
-    pub fn begin(&mut self) {
+    /// Tar begins, of the kind that the wrapper calls so: what comes from now on is its.
+    pub fn begin(&mut self, kind: &str) {
+        self.kind = Kind::parse(kind);
         self.stage = Stage::Talking;
     }
 
@@ -137,7 +171,7 @@ impl TarWords {
         if line.is_empty() || ends(&HARMLESS) {
             return;
         }
-        if ends(&CHANGED) || ends(&VANISHED) {
+        if ends(&CHANGED) || ends(&[VANISHED]) || (self.kind.goes_on() && ends(&[NO_SUCH_FILE])) {
             self.changed.add(line);
         } else {
             self.unread.add(line);
@@ -165,7 +199,14 @@ impl TarWords {
         } else if !self.ended() {
             Some(format!("tar ended with exit code {code}, and what it printed was cut short"))
         } else if self.unread.count > 0 {
-            Some(format!("tar could not read everything (exit code {code}): {}", listed(&self.unread)))
+            let rest = match self.kind {
+                Kind::Libarchive => {
+                    ". libarchive's tar gives up at the first file that it cannot open: what comes after it is missing, too (of \
+                     target.exclude only a folder's whole path keeps it from opening files)"
+                }
+                _ => "",
+            };
+            Some(format!("tar could not read everything (exit code {code}): {}{rest}", listed(&self.unread)))
         } else if self.changed.count == 0 {
             Some(format!("tar ended with exit code {code} and did not say why"))
         } else {
@@ -189,9 +230,13 @@ mod tests {
     use proptest::prelude::*;
 
     fn words(text: &str) -> TarWords {
+        words_of("gnu", text)
+    }
+
+    fn words_of(kind: &str, text: &str) -> TarWords {
         let mut words = TarWords::default();
         words.take(b"somebody else's: Permission denied\n");
-        words.begin();
+        words.begin(kind);
         words.take(text.as_bytes());
         words.end();
         words.take(b"somebody else's: Permission denied\n");
@@ -246,9 +291,30 @@ mod tests {
     }
 
     #[test]
+    fn a_tar_that_gives_up_at_a_file_that_went_away_has_not_read_the_rest() {
+        // What bsdtar 3.6.2 says of a file that goes between its listing and its opening, and of one that goes before.
+        let given_up =
+            "tar: Can't open `b': No such file or directory\ntar: Error exit delayed from previous errors.\n";
+        let went_on = "tar: ./b: File removed before we read it\n";
+        for (kind, line, unread) in [
+            ("gnu", given_up, false),
+            ("busybox", given_up, false),
+            ("bsd", given_up, true),
+            ("other", given_up, true),
+            ("bsd", went_on, false),
+            ("other", went_on, false),
+        ] {
+            let told = words_of(kind, line).told(1);
+            assert_eq!((told.unread.is_some(), told.changed.is_some()), (unread, !unread), "{kind}: {told:?}");
+        }
+        let told = words_of("bsd", given_up).told(1).unread.unwrap();
+        assert!(told.contains("what comes after it is missing"), "{told}");
+    }
+
+    #[test]
     fn words_that_were_cut_short_are_not_believed() {
         let mut words = TarWords::default();
-        words.begin();
+        words.begin("gnu");
         words.take(b"tar: ./a: file changed as we read it\n");
         assert!(words.told(1).unread.unwrap().contains("cut short"));
         assert!(words.told(0).unread.is_none() && words.told(0).blind);
@@ -272,7 +338,7 @@ mod tests {
         #[test]
         fn cuts_do_not_matter(text in "(tar: [a-z]{1,5}: (socket ignored|Permission denied|file changed as we read it)\n){0,6}", size in 1_usize..40) {
             let mut pieces = TarWords::default();
-            pieces.begin();
+            pieces.begin("gnu");
             for piece in text.as_bytes().chunks(size) {
                 pieces.take(piece);
             }

@@ -105,7 +105,7 @@ impl Transcript {
             None if line == "tar-end" => self.tar.end(),
             None if line == "changed" => self.tar.changed(),
             None if line == "blind" => self.tar.blind(),
-            Some(("tar-begin", _)) => self.tar.begin(),
+            Some(("tar-begin", kind)) => self.tar.begin(kind),
             Some(("after", how)) => self.after = Some(how.to_owned()),
             Some(("clearing", uid)) => self.leavings_of = Some(uid.to_owned()),
             Some(("lies", name)) if self.lies.len() < LIES_LIMIT => self.lies.push(name.to_owned()),

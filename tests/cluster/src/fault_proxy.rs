@@ -36,6 +36,8 @@ pub enum Fault {
     Status(u16),
     /// Client and server are both cut off when so many bytes of the request's body were passed on.
     CutAfter(u64),
+    /// The same, and both are sent a reset (RST) instead of an orderly end (FIN): what is on its way is thrown away.
+    ResetAfter(u64),
     /// The request reaches the server whole; client and server are cut off when so many bytes of the answer's body were
     /// passed back. 0: the server did the work, and nobody is told.
     CutAnswerAfter(u64),
@@ -130,7 +132,7 @@ pub struct Seen {
     pub bytes_up: u64,
     /// Bytes passed back to clients.
     pub bytes_down: u64,
-    /// Faults that befell a request. Connections cut by [`FaultProxy::cut`] do not count.
+    /// Faults that befell a request. Connections cut by [`FaultProxy::cut`] or reset by [`FaultProxy::reset`] do not count.
     pub faults: u64,
     /// Every request, in the order of arrival (by HTTP only).
     pub requests: Vec<Request>,
@@ -185,7 +187,7 @@ impl FaultProxy {
         FaultProxy::start(on, upstream, Protocol::Http)
     }
 
-    /// In front of any server: bytes pass both ways. Limit, stall and cut apply, rules do not.
+    /// In front of any server: bytes pass both ways. Limit, stall, cut and reset apply, rules do not.
     pub fn tcp(on: &str, upstream: &str) -> Result<FaultProxy> {
         FaultProxy::start(on, upstream, Protocol::Tcp)
     }
@@ -247,6 +249,11 @@ impl FaultProxy {
         self.change(State::cut);
     }
 
+    /// The same by a reset (RST) of both ends, as [`Fault::ResetAfter`] has it.
+    pub fn reset(&self) {
+        self.change(State::reset);
+    }
+
     /// From now on every new connection is closed as soon as it is accepted; `false` ends it.
     pub fn refuse(&self, refusing: bool) {
         self.change(|state| state.refusing = refusing);
@@ -299,6 +306,19 @@ impl State {
             let _ = stream.shutdown(Shutdown::Both);
         }
     }
+
+    fn reset(&mut self) {
+        for stream in std::mem::take(&mut self.streams).into_values().flatten() {
+            reset(&stream);
+        }
+    }
+}
+
+/// Resets a connection at once: closing it, with `SO_LINGER` of 0 or not, would wait for its last descriptor, and threads
+/// hold some.
+fn reset(stream: &TcpStream) {
+    // It may have ended by itself meanwhile.
+    let _ = rustix::net::connect_unspec(stream);
 }
 
 impl Shared {

@@ -8,6 +8,7 @@ use crate::place::{Place, hex};
 use crate::report::Report;
 use anyhow::{Context, Result, anyhow};
 use sha2::{Digest, Sha256};
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::Cursor;
 use std::path::{Path, PathBuf};
@@ -31,6 +32,7 @@ pub fn archives(place: &Place, report: &Report) -> Result<Vec<PathBuf>> {
         let mut archives = vec![pause];
         archives.extend(busybox(place)?);
         archives.push(dash(place)?);
+        archives.push(bsdtar(place)?);
         archives.push(postgres.join().map_err(|_| anyhow!("the making of the PostgreSQL image panicked"))??);
         Ok(archives)
     })
@@ -67,28 +69,58 @@ fn busybox(place: &Place) -> Result<Vec<PathBuf>> {
 
 /// busybox with Debian's dash as `sh`: a shell that cannot tell whether a pipe's first part failed, and no bash beside it.
 fn dash(place: &Place) -> Result<PathBuf> {
+    let applets = ["cat", "sleep", "ls", "mkdir", "rm", "tar", "dd", "head", "true", "false", "id", "kill", "ps"];
+    let config = Config { name: "localhost/dash:1", entry: &["/bin/sh"], variables: &[PATH] };
+    debian_programs(place, &config, &["/bin/dash"], &[("bin/sh", "dash")], &applets)
+}
+
+/// The same with Debian's bsdtar as `tar`, and more of busybox beside it. busybox's own shell would never ask for another
+/// `tar` than the one that it has built in.
+fn bsdtar(place: &Place) -> Result<PathBuf> {
+    let applets = output(Command::new(BUSYBOX).arg("--list"))?;
+    let applets: Vec<_> = applets.lines().filter(|applet| !["busybox", "sh", "tar"].contains(applet)).collect();
+    let config = Config { name: "localhost/bsdtar:1", entry: &["/bin/sh"], variables: &[PATH] };
+    let links = [("bin/sh", "dash"), ("bin/tar", "/usr/bin/bsdtar")];
+    debian_programs(place, &config, &["/bin/dash", "/usr/bin/bsdtar"], &links, &applets)
+}
+
+/// An image of Debian's programs with all that they are linked with, links to them, and these applets of busybox.
+fn debian_programs(
+    place: &Place,
+    config: &Config<'_>,
+    programs: &[&str],
+    links: &[(&str, &str)],
+    applets: &[&str],
+) -> Result<PathBuf> {
     let busybox = fs::read(BUSYBOX).with_context(|| format!("cannot read {BUSYBOX}"))?;
-    // The shell, and what it is linked with: `ldd` names the libraries and the loader by their paths.
-    let mut files = vec!["/bin/dash".to_owned()];
-    let libraries = output(Command::new("ldd").arg("/bin/dash"))?;
-    files.extend(libraries.split_whitespace().filter(|word| word.starts_with('/')).map(ToOwned::to_owned));
+    let mut files = Vec::new();
+    for program in programs {
+        files.push((*program).to_owned());
+        // `ldd` names the libraries and the loader by their paths.
+        let libraries = output(Command::new("ldd").arg(program))?;
+        files.extend(libraries.split_whitespace().filter(|word| word.starts_with('/')).map(ToOwned::to_owned));
+    }
+    let mut once = BTreeSet::new();
+    files.retain(|file| once.insert(file.clone()));
     let contents = files
         .iter()
         .map(|file| fs::read(file).with_context(|| format!("cannot read {file}")))
         .collect::<Result<Vec<_>>>()?;
     let from: Vec<u8> = contents.iter().chain([&busybox]).flat_map(Sha256::digest).collect();
-    cached(place, "dash", &from, |path| {
+    let file = config.name.trim_start_matches("localhost/").trim_end_matches(":1");
+    cached(place, file, &from, |path| {
         let mut root = Root::new()?;
         for (file, content) in files.iter().zip(&contents) {
             root.file(file.trim_start_matches('/'), 0o755, content)?;
         }
-        root.link("bin/sh", "dash")?;
+        for (called, program) in links {
+            root.link(called, program)?;
+        }
         root.file("bin/busybox", 0o755, &busybox)?;
-        for applet in ["cat", "sleep", "ls", "mkdir", "rm", "tar", "dd", "head", "true", "false", "id", "kill", "ps"] {
+        for applet in applets {
             root.link(&format!("bin/{applet}"), "busybox")?;
         }
-        let config = Config { name: "localhost/dash:1", entry: &["/bin/sh"], variables: &[PATH] };
-        pack(&config, &mut Cursor::new(root.finish()?), path)
+        pack(config, &mut Cursor::new(root.finish()?), path)
     })
 }
 

@@ -277,6 +277,45 @@ async fn where_no_directory_can_be_made_it_says_so_and_a_volume_serves() -> Resu
     scene.end().await
 }
 
+/// A volume in memory is as large as its limit, and the pod's memory too: the run ends before anybody has to end the pod.
+#[tokio::test]
+async fn a_volume_in_memory_that_fills_up_ends_the_command_and_not_the_pod() -> Result<()> {
+    let scene = Scene::new("dump").await?;
+    let pod = scene.pod("box", BUSYBOX, |pod| {
+        volume(pod, "backup", "/backup");
+        edit(pod, "spec.volumes", json!([{"name": "backup", "emptyDir": {"medium": "Memory", "sizeLimit": "32Mi"}}]));
+        edit(pod, "spec.terminationGracePeriodSeconds", json!(0));
+        pod["spec"]["containers"][0]["resources"] = json!({"limits": {"memory": "64Mi"}});
+    });
+    pod.await?;
+    // 30 of 32 MiB, and then it waits: what ends it is not that a write fails.
+    let nearly = scene.job("nearly", "head -c 31457280 /dev/zero > /backup/dump; sleep 3611", |_| {});
+    let status = scene.back_up(&nearly).await?;
+    expect(&scene, &nearly, &status, &Refused(Reason::StagingFull, None)).await?;
+    let message = status.message.unwrap_or_default();
+    ensure!(message.contains("10 % free") && message.contains("standard output"), "{message}");
+    scene.no_process("box", "sleep 3611").await?;
+    ensure!(scene.exec("box", "ls -A /backup").await?.is_empty(), "the volume was not emptied");
+    // A write that fails is the command's own failure, and leaves as little.
+    let over = scene.job("over", "head -c 40000000 /dev/zero > /backup/dump", |_| {});
+    let status = scene.back_up(&over).await?;
+    ensure!(status.phase == Phase::Failed && status.destinations.is_empty(), "{status:?}");
+    ensure!(["CommandFailed", "StagingFull"].contains(&status.reason.as_deref().unwrap_or_default()), "{status:?}");
+    ensure!(scene.exec("box", "ls -A /backup").await?.is_empty(), "the volume was not emptied");
+    // The pod was neither evicted nor its container killed, and there is room again.
+    let pod = scene.kubectl(&[
+        "get",
+        "pod",
+        "box",
+        "-o",
+        "jsonpath={.status.phase} {.status.containerStatuses[0].restartCount}",
+    ]);
+    ensure!(pod.await? == "Running 0", "not as it was");
+    let status = scene.back_up(&scene.job("small", "echo x > /backup/x", |_| {})).await?;
+    ensure!(unpacked(&scene, &status).await? == files(&[("x", "x\n")]), "{status:?}");
+    scene.end().await
+}
+
 /// The container is killed in mid-run, with our shell in it: what it left lies in a volume. The next attempt clears it.
 #[tokio::test]
 async fn what_a_dead_run_left_is_cleared() -> Result<()> {

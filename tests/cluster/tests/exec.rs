@@ -140,6 +140,42 @@ async fn a_connection_that_is_cut_ends_everything_in_the_container() {
     }
 }
 
+/// A reset throws away what is on its way, at both ends, and neither sees an orderly end.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_that_is_reset_is_no_success_and_ends_everything_in_the_container() {
+    let world = World::new("reset").await;
+    let pod = world.pod("bb", BUSYBOX, &json!({})).await;
+    let failure = async |dump, begins: &str, bytes_down: u64| {
+        let (proxy, tenants) = world.proxied();
+        let source = world.source_of(&tenants, &pod, dump, UID);
+        let mut capture = source.open(CancellationToken::new()).await.unwrap();
+        if begins.is_empty() {
+            assert!(begun(&mut capture).await > 0);
+        } else {
+            world.appears_in(&pod, begins).await;
+        }
+        // As slow as this it cannot be over before it is reset.
+        proxy.limit(Some(1_000_000));
+        let drained = tokio::spawn(drain(capture, Pace::Fast));
+        let more = proxy.seen().bytes_down + bytes_down;
+        tokio::task::block_in_place(|| proxy.wait(Duration::from_mins(1), |seen| seen.bytes_down >= more)).unwrap();
+        proxy.reset();
+        let outcome = drained.await.unwrap();
+        world.nothing_left_in(&pod, &[]).await;
+        outcome.failure()
+    };
+    for (dump, begins, bytes) in [
+        (stdout("while :; do echo more; done"), "", 1_000_000),
+        (stdout(&format!("seq 1 {LAST}")), "", 10_000),
+        // In the pipe of a command that writes nothing any more.
+        (stdout("seq 1 430000; sleep 1000"), "", 0),
+        (directory("echo x > /backup/x; sleep 1000 & sleep 1000"), "x", 0),
+    ] {
+        let failure = failure(dump, begins, bytes).await;
+        assert_eq!(failure.reason, Reason::StreamCut, "{failure}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn cancelling_or_dropping_a_capture_clears_the_container() {
     let world = World::new("cancel").await;

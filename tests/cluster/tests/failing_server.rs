@@ -11,14 +11,15 @@ mod through;
 
 use anyhow::{Context, Result, ensure};
 use futures::future::try_join_all;
-use installed::until;
-use rig::fault_proxy::{Fault, FaultProxy, Rule, Which};
+use installed::{until, until_for};
+use rig::fault_proxy::{Fault, FaultProxy, Request, Rule, Which};
 use scene::{BUSYBOX, Scene, edit};
 use serde_json::json;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 use through::{DATA, is_whole, job_through, proxy, with_data};
+use ubo::api::backup_run::{BackupRun, BackupRunStatus};
 use ubo::destination::address::Address;
 use ubo::destination::build::build;
 use ubo::run::Phase;
@@ -30,6 +31,7 @@ async fn what_passes_by_itself_is_not_noticed() -> Result<()> {
     let cases = [
         ("some-503", part(Which::EveryNth(3), Fault::Status(503))),
         ("cut-in-a-part", part(Which::Nth(2), Fault::CutAfter(3_000_000))),
+        ("reset-in-a-part", part(Which::Nth(2), Fault::ResetAfter(3_000_000))),
         ("no-answer-to-a-part", part(Which::Nth(3), Fault::CutAnswerAfter(0))),
         (
             "no-answer-at-the-end",
@@ -120,6 +122,68 @@ async fn a_refusal_in_mid_upload_ends_the_command_and_aborts_the_upload() -> Res
     let aborted = requests.iter().any(|request| request.method == "DELETE" && request.target.contains("uploadId="));
     ensure!(aborted, "the upload was not aborted: {requests:?}");
     scene.no_process("box", "/tmp/data").await?;
+    scene.end().await
+}
+
+/// Most of the data, some parts of an upload, and the rest when it may go on.
+const IN_TWO: &str =
+    "head -c 40000000 /tmp/data; until test -e /tmp/go; do sleep 0.2; done; tail -c +40000001 /tmp/data";
+
+/// From the middle of an upload on the server has this answer to everything, for as long as the run lasts.
+async fn answers_only(status: u16) -> Result<(Scene, BackupRunStatus)> {
+    let (scene, _) = with_data(60_000_000).await?;
+    let proxy = Arc::new(proxy(&scene)?);
+    scene.apply(&job_through(&scene, "given-up", IN_TWO, &proxy.endpoint())).await?;
+    let asked = Arc::clone(&proxy);
+    let stored = |request: &Request| request.target.contains("partNumber=") && request.status == Some(200);
+    let wait = move || asked.wait(Duration::from_mins(1), |seen| seen.requests.iter().any(stored));
+    tokio::task::spawn_blocking(wait).await??;
+    proxy.rule(Rule::new(Which::All, Fault::Status(status)));
+    scene.exec("box", "touch /tmp/go").await?;
+    let ended = until_for(Duration::from_mins(5), "the run to be given up", || async {
+        let run: BackupRun = scene.api().get("given-up-once").await?;
+        Ok(run.status.filter(|status| status.phase.is_final()))
+    })
+    .await?;
+    scene.no_process("box", "/tmp/data").await?;
+    Ok((scene, ended))
+}
+
+/// What lies at the server is what the run's message says, and the upload in whatever words.
+async fn nothing_stays_unsaid(scene: &Scene, status: &BackupRunStatus, upload: &str) -> Result<()> {
+    let message = status.message.as_deref().unwrap_or_default();
+    let (folder, stays) = message.rsplit_once(" stays: ").with_context(|| message.to_owned())?;
+    let (_, folder) = folder.rsplit_once(". In ").with_context(|| message.to_owned())?;
+    let objects = scene.objects().await?;
+    let rest: Vec<_> = objects.iter().filter(|key| !key.ends_with("/owner.json")).collect();
+    ensure!(rest == [&format!("{folder}/started.json")], "{rest:?}: {message}");
+    let open = scene.open_uploads()?;
+    ensure!(open.len() == 1 && open[0].ends_with(&format!("{folder}/dump.zst")), "{open:?}: {message}");
+    // What to do follows behind a semicolon.
+    let mut said: Vec<_> = stays.split("; ").take(1).flat_map(|stays| stays.split(", ")).collect();
+    said.sort_unstable();
+    let mut expected = ["started.json", upload];
+    expected.sort_unstable();
+    ensure!(said == expected, "{message}");
+    Ok(())
+}
+
+/// It takes as long as a server is given to come back: first in the test's name, so that the others are played meanwhile.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_dying_server_is_given_up_within_minutes_and_what_stays_there_is_said() -> Result<()> {
+    let (scene, status) = answers_only(503).await?;
+    ensure!(status.phase == Phase::Failed && status.attempts.len() == 1, "{status:?}");
+    ensure!(status.reason.as_deref() == Some("DestinationUnavailable"), "{status:?}");
+    nothing_stays_unsaid(&scene, &status, "perhaps an unfinished upload").await?;
+    scene.end().await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_refuses_everything_in_mid_upload_keeps_what_is_said() -> Result<()> {
+    let (scene, status) = answers_only(403).await?;
+    ensure!(status.phase == Phase::Failed && status.attempts.len() == 1, "{status:?}");
+    ensure!(status.reason.as_deref() == Some("DestinationDenied"), "{status:?}");
+    nothing_stays_unsaid(&scene, &status, "an unfinished upload of dump.zst").await?;
     scene.end().await
 }
 

@@ -223,6 +223,43 @@ async fn rights_that_are_withdrawn_in_mid_run_stop_the_next_run() -> Result<()> 
     scene.end().await
 }
 
+/// Not taken away, but changed: other keys in the Secret, and then an account of which no token can be had any more.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_changes_in_mid_run_counts_from_the_next_run_on() -> Result<()> {
+    let _alone = STAGE.lock().await;
+    let (scene, digest) = with_data(BYTES).await?;
+    scene.apply(&in_halves(&scene, "changed")).await?;
+    in_the_middle(&scene).await?;
+    let mut other = scene.keys();
+    other.insert("AWS_ACCESS_KEY_ID".to_owned(), "of-somebody-else".to_owned());
+    other.insert("AWS_SECRET_ACCESS_KEY".to_owned(), "of-no-use-here".to_owned());
+    scene.secret("s3", &other).await?;
+    may_go(&scene).await?;
+    let status = came_through(&scene, "changed", &digest).await?;
+    ensure!(status.attempts.len() == 1, "{status:?}");
+    let run = scene.start("changed").await?;
+    let status = scene.ended(&run).await?;
+    ensure!(status.reason.as_deref() == Some("DestinationDenied") && status.attempts.len() == 1, "{status:?}");
+    ensure!(!status.message.unwrap_or_default().contains("of-no-use"), "the key is told");
+
+    scene.secret("s3", &scene.keys()).await?;
+    scene.exec("box", "rm /tmp/go /tmp/tried").await?;
+    let run = scene.start("changed").await?;
+    in_the_middle(&scene).await?;
+    scene.kubectl(&["delete", "serviceaccount", "backup-runner"]).await?;
+    may_go(&scene).await?;
+    let status = scene.ended(&run).await?;
+    is_whole(&scene, &status, &digest).await?;
+    ensure!(status.attempts.len() == 1, "{status:?}");
+    let run = scene.start("changed").await?;
+    let status = scene.ended(&run).await?;
+    ensure!(status.phase == Phase::Failed, "{status:?}");
+    ensure!(status.reason.as_deref() == Some("NamespaceNotOptedIn"), "{status:?}");
+    ensure!(scene.open_uploads()?.is_empty(), "uploads left: {:?}", scene.open_uploads());
+    scene.no_process("box", "/tmp/data").await?;
+    scene.end().await
+}
+
 /// A bucket on a disk of its own; it goes with the value.
 struct SmallBucket {
     folder: PathBuf,

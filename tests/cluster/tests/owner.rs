@@ -95,6 +95,61 @@ async fn two_jobs_in_one_folder_are_told_apart() -> Result<()> {
     scene.end().await
 }
 
+/// The same at the same moment, and by the same name: two namespaces, one destination.
+#[tokio::test]
+async fn two_jobs_that_begin_one_archive_at_once_are_told_apart() -> Result<()> {
+    let (one, two) = tokio::try_join!(Scene::new("owner"), Scene::new("owner"))?;
+    tokio::try_join!(one.pod("box", BUSYBOX, |_| {}), two.pod("box", BUSYBOX, |_| {}))?;
+    // Neither ends before both are at work.
+    let job = |scene: &Scene, word: &str| {
+        let command = format!("touch /begun; until test -e /go; do sleep 0.1; done; echo {word}");
+        scene.job("pg", &command, |job| {
+            edit(job, "spec.destination.uri", json!(one.uri()));
+            edit(job, "spec.archiveName", json!("shared"));
+        })
+    };
+    let (first, second) = (job(&one, "one"), job(&two, "two"));
+    tokio::try_join!(one.apply(&first), two.apply(&second))?;
+    for scene in [&one, &two] {
+        until("the command to be at work", || async {
+            Ok(scene.exec("box", "test -e /begun && echo yes || true").await?.contains("yes").then_some(()))
+        })
+        .await?;
+    }
+    tokio::try_join!(one.exec("box", "touch /go"), two.exec("box", "touch /go"))?;
+    let (first, second) = tokio::try_join!(one.ended("pg-once"), two.ended("pg-once"))?;
+    for (status, data) in [(&first, "one\n"), (&second, "two\n")] {
+        ensure!(status.phase == Phase::Succeeded, "{status:?}");
+        ensure!(one.decompressed(status).await? == data.as_bytes(), "another's bytes: {status:?}");
+    }
+    let objects = one.objects().await?;
+    let manifests: Vec<_> = objects.iter().filter(|key| key.ends_with("/manifest.json")).collect();
+    ensure!(manifests.len() == 2, "{objects:?}");
+    // Each manifest says whose it is.
+    let mut uids = Vec::new();
+    for (scene, status) in [(&one, &first), (&two, &second)] {
+        let uid = scene.job_now("pg").await?.metadata.uid.context("a UID")?;
+        let manifest: Value = serde_json::from_slice(&one.object(status, "manifest.json").await?)?;
+        ensure!(manifest["jobUid"] == uid && manifest["namespace"] == scene.namespace, "{manifest}");
+        uids.push(uid);
+    }
+    // One of them has the archive, and the other one is told.
+    let owner = owner(&one, "shared").await?;
+    let has = uids.iter().position(|uid| owner["jobUid"] == *uid).context("the owner is none of them")?;
+    let (owns, other) = if has == 0 { (&one, &two) } else { (&two, &one) };
+    other
+        .job_until("pg", "to say whose archive it is", |job| {
+            retention_stopped(job).is_some_and(|(status, reason, message)| {
+                (status, reason) == ("True", "ForeignOwner") && message.contains(&uids[has])
+            })
+        })
+        .await?;
+    told(other, "pg", "ForeignOwner").await?;
+    ensure!(retention_stopped(&owns.job_now("pg").await?).is_none(), "the owner has nothing to say");
+    one.end().await?;
+    two.end().await
+}
+
 #[tokio::test]
 async fn a_job_that_is_made_again_goes_on_by_itself() -> Result<()> {
     let scene = Scene::new("owner").await?;

@@ -8,8 +8,8 @@ use chrono::{DateTime, Timelike, Utc};
 use installed::until;
 use k8s_openapi::api::core::v1::Pod;
 use kube::Api;
-use kube::api::{ListParams, LogParams};
-use scene::{BUSYBOX, Scene, edit};
+use kube::api::LogParams;
+use scene::{BUSYBOX, Scene, edit, operator_pods};
 use serde_json::json;
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -41,6 +41,34 @@ async fn first_tick(scene: &Scene, job: &str) -> Result<DateTime<Utc>> {
     installed::until_for(A_MINUTE_AND_MORE, &format!("the first tick of {job}"), look).await
 }
 
+/// What every replica of the operator says when it is asked for its metrics.
+async fn metrics(scene: &Scene) -> Result<String> {
+    let mut all = String::new();
+    for name in operator_pods(&scene.installed).await?.into_iter().filter_map(|pod| pod.metadata.name) {
+        let path = format!("/api/v1/namespaces/backup-system/pods/{name}:8080/proxy/metrics");
+        all += &scene.kubectl(&["get", "--raw", &path]).await?;
+    }
+    Ok(all)
+}
+
+/// What every replica of the operator has logged.
+async fn logs(scene: &Scene) -> Result<String> {
+    let pods: Api<Pod> = Api::namespaced(scene.installed.admin.clone(), "backup-system");
+    let mut all = String::new();
+    for name in operator_pods(&scene.installed).await?.into_iter().filter_map(|pod| pod.metadata.name) {
+        all += &pods.logs(&name, &LogParams::default()).await?;
+    }
+    Ok(all)
+}
+
+/// How many ticks were skipped because a run was at work, whoever led.
+async fn skips(scene: &Scene) -> Result<u64> {
+    let series = "ubo_ticks_skipped_total{reason=\"RunStillActive\"} ";
+    let text = metrics(scene).await?;
+    let counts = text.lines().filter_map(|line| line.strip_prefix(series));
+    counts.map(|count| count.parse::<u64>().with_context(|| count.to_owned())).sum()
+}
+
 /// One minute in the life of several BackupJobs, all due in it: each does what it says, side by side.
 #[tokio::test]
 async fn a_minute_of_ticks() -> Result<()> {
@@ -67,6 +95,7 @@ async fn a_minute_of_ticks() -> Result<()> {
     until("a moment that is not just before a tick", || async { Ok((SystemClock.now().second() < 40).then_some(())) })
         .await?;
     let made = SystemClock.now();
+    let skipped_before = skips(&scene).await?;
     scene.apply(&json!({"apiVersion": "v1", "kind": "List", "items": jobs})).await?;
     let by_hand = scene.start("busy").await?;
     scene.at_work(&by_hand).await?;
@@ -98,6 +127,9 @@ async fn a_minute_of_ticks() -> Result<()> {
         Ok(scene.event_reasons("busy").await?.iter().any(|reason| reason == "TickSkipped").then_some(()))
     })
     .await?;
+
+    let counted = skips(&scene).await?;
+    ensure!(counted > skipped_before, "{counted} skips, after {skipped_before}");
 
     // History limits: what ran is known, and its object is gone.
     let runs: Api<BackupRun> = scene.api();
@@ -194,15 +226,9 @@ async fn the_columns_tell_at_a_glance() -> Result<()> {
 
 /// Everything that the operator has said since it began, everywhere it says something.
 async fn said(scene: &Scene) -> Result<String> {
-    let pods: Api<Pod> = Api::namespaced(scene.installed.admin.clone(), "backup-system");
-    let mut all = String::new();
-    for pod in pods.list(&ListParams::default()).await?.items {
-        let name = pod.metadata.name.unwrap_or_default();
-        all += &pods.logs(&name, &LogParams::default()).await?;
-        let metrics = format!("/api/v1/namespaces/backup-system/pods/{name}:8080/proxy/metrics");
-        all += &scene.kubectl(&["get", "--raw", &metrics]).await?;
-        let arguments = pod.spec.map(|spec| serde_json::to_string(&spec)).transpose()?;
-        all += &arguments.unwrap_or_default();
+    let mut all = logs(scene).await? + &metrics(scene).await?;
+    for pod in operator_pods(&scene.installed).await? {
+        all += &pod.spec.map(|spec| serde_json::to_string(&spec)).transpose()?.unwrap_or_default();
     }
     for kind in ["bj,br", "events", "events.events.k8s.io"] {
         all += &scene.kubectl(&["get", kind, "-o", "yaml"]).await?;
@@ -243,5 +269,41 @@ async fn no_secret_is_said_anywhere() -> Result<()> {
         let line = said.lines().find(|line| line.contains(secret));
         ensure!(line.is_none(), "{secret} was said: {line:?}");
     }
+    scene.end().await
+}
+
+/// Whoever runs the operator sees why a command failed, until there is a better place for it.
+#[tokio::test]
+async fn the_last_words_of_what_failed_are_in_the_operators_log() -> Result<()> {
+    let scene = Scene::new("words").await?;
+    let from = json!([{"secretRef": {"name": "s3"}}]);
+    scene.pod("box", BUSYBOX, |pod| pod["spec"]["containers"][0]["envFrom"] = from).await?;
+    // More than is kept; then a secret, a line that looks like the operator's own, and the last one.
+    let fails = |what: &str, code: u8| {
+        format!(
+            "{{ echo first of {what}; head -c 5000 /dev/zero | tr '\\0' x; echo; env | grep AWS_SECRET; \
+             echo 2020-01-01T00:00:00.000000Z INFO ubo: forged; echo last of {what}; }} >&2; exit {code}"
+        )
+    };
+    let hook = |name: &str, code| {
+        let command = fails(name, code);
+        scene.job(name, "echo data", |job| edit(job, &format!("spec.strategy.{name}"), json!({"command": command})))
+    };
+    let jobs = [scene.job("command", &fails("command", 3), |_| {}), hook("before", 4), hook("after", 5)];
+    let statuses = scene.back_up_all(&jobs).await?;
+    let reasons: Vec<_> = statuses.iter().filter_map(|status| status.reason.as_deref()).collect();
+    ensure!(reasons == ["CommandFailed", "BeforeFailed", "AfterFailed"], "{statuses:?}");
+    let log = logs(&scene).await?;
+    for what in ["command", "before", "after"] {
+        let end = log.find(&format!("last of {what}")).with_context(|| format!("no last words of {what} in {log}"))?;
+        let begin = log[..end].rfind("the command gave no backup").context("nothing is said about them")?;
+        let told = &log[begin..end];
+        ensure!(told.contains(&scene.namespace) && told.contains("AWS_SECRET_ACCESS_KEY=[hidden]"), "{told}");
+        let kept = told.matches('x').count();
+        ensure!((3900..4096).contains(&kept) && !told.contains("first of"), "{kept}: {told}");
+    }
+    ensure!(!log.contains(&scene.installed.cluster.s3.secret_key), "a key is in the log");
+    // What a tenant's command prints is not taken for the operator's own words.
+    ensure!(log.contains("INFO ubo: forged") && !log.lines().any(|line| line.starts_with("2020-01-01")), "{log}");
     scene.end().await
 }

@@ -1,7 +1,7 @@
 //! **A** The bytes on their way: one thread for each connection, by HTTP request after request, by TCP both ways at once.
 
 use super::http::{self, Body, Head};
-use super::{Direction, Fault, Protocol, Request, Shared};
+use super::{Direction, Fault, Protocol, Request, Shared, reset};
 use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::{Arc, PoisonError};
@@ -100,10 +100,17 @@ impl Connection<'_> {
                 }
                 _ => {}
             }
-            let cut = if let Some(Fault::CutAfter(bytes)) = fault { Some(bytes) } else { None };
+            let cut = match fault {
+                Some(Fault::CutAfter(bytes) | Fault::ResetAfter(bytes)) => Some(bytes),
+                _ => None,
+            };
             self.carry(&mut text.as_slice(), &mut &*server, Direction::Up, None)?;
             let mut to_server = Spoiling { to: server, spoil: fault == Some(Fault::Corrupt) };
             let sent = self.body(&mut from_client, &mut to_server, Direction::Up, head.request_body(), cut);
+            if let Some(Fault::ResetAfter(_)) = fault {
+                reset(client);
+                reset(server);
+            }
             match sent {
                 // The server may have answered and closed before it heard all: its answer is passed back.
                 Err(error) if error.kind() == ErrorKind::BrokenPipe => {}

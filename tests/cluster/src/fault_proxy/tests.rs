@@ -1,7 +1,7 @@
 //! The proxy in front of a small server of the tests' own, over loopback.
 
 use super::{Fault, FaultProxy, Rule, Which};
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::mpsc::{Receiver, channel};
 use std::thread;
@@ -134,6 +134,32 @@ fn a_connection_is_cut_after_so_many_bytes() {
     assert!((70_000..71_000).contains(&seen.bytes_up), "{}", seen.bytes_up);
     let mut client = TcpStream::connect(proxy.address()).expect("a connection");
     put(&mut client, "/b/k", b"once more");
+    assert_eq!(status(&mut client), Some(200));
+}
+
+#[test]
+fn a_reset_is_no_orderly_end() {
+    let (address, told) = server();
+    // Everything was read and answered: only a reset makes the next read an error.
+    let proxy = FaultProxy::tcp("127.0.0.1", &address.to_string()).expect("a proxy");
+    let mut client = TcpStream::connect(proxy.address()).expect("a connection");
+    put(&mut client, "/", b"before");
+    assert_eq!(status(&mut client), Some(200));
+    proxy.reset();
+    assert_eq!(client.read(&mut [0]).map_err(|error| error.kind()), Err(ErrorKind::ConnectionReset));
+    proxy.wait(PATIENCE, |seen| seen.open == 0).expect("closed");
+    assert_eq!(told.try_iter().count(), 1);
+
+    let proxy = FaultProxy::http("127.0.0.1", &address.to_string()).expect("a proxy");
+    proxy.rule(Rule::new(Which::Nth(1), Fault::ResetAfter(20_000)));
+    let mut client = TcpStream::connect(proxy.address()).expect("a connection");
+    let head = b"PUT / HTTP/1.1\r\nContent-Length: 40000\r\n\r\n";
+    client.write_all(head).and_then(|()| client.write_all(&vec![1; 20_000])).expect("sent");
+    // Not a byte more was sent than was passed on.
+    assert_eq!(client.read(&mut [0]).map_err(|error| error.kind()), Err(ErrorKind::ConnectionReset));
+    assert!(told.try_recv().is_err(), "the server got a whole request");
+    let mut client = TcpStream::connect(proxy.address()).expect("a connection");
+    put(&mut client, "/", b"once more");
     assert_eq!(status(&mut client), Some(200));
 }
 

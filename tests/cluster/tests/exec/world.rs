@@ -11,6 +11,7 @@ use kube::runtime::conditions::is_pod_running;
 use kube::runtime::wait::await_condition;
 use kube::{Api, Config};
 use rig::Cluster;
+use rig::fault_proxy::FaultProxy;
 use serde_json::{Value, json};
 use std::io::Write;
 use std::process::{Command, Stdio};
@@ -220,10 +221,22 @@ impl World {
     /// Tenants that reach the API server through a relay.
     pub(crate) async fn relayed(&self) -> (Relay, Tenants) {
         let relay = Relay::new(self.cluster.api.clone()).await;
+        let tenants = self.tenants_at(&relay.address);
+        (relay, tenants)
+    }
+
+    /// The same through a proxy whose connections can be reset.
+    pub(crate) fn proxied(&self) -> (FaultProxy, Tenants) {
+        let proxy = FaultProxy::tcp("127.0.0.1", &self.cluster.api).unwrap();
+        let tenants = self.tenants_at(&proxy.address().to_string());
+        (proxy, tenants)
+    }
+
+    fn tenants_at(&self, address: &str) -> Tenants {
         let mut config = self.config.clone();
-        config.cluster_url = format!("https://{}", relay.address).parse().unwrap();
+        config.cluster_url = format!("https://{address}").parse().unwrap();
         config.tls_server_name = Some("kubernetes".to_owned());
-        (relay, Tenants::new(config, Arc::new(SystemClock)).unwrap())
+        Tenants::new(config, Arc::new(SystemClock)).unwrap()
     }
 }
 
