@@ -48,6 +48,8 @@ impl Measure {
     /// Writes the outcome for whoever asked for it.
     pub fn report(&self, outcome: &Outcome) -> Result<()> {
         if let Some(path) = &self.result {
+            // What lay in the cluster's state before may have gone when it was brought up.
+            std::fs::create_dir_all(path.parent().context("a file without a folder")?)?;
             std::fs::write(path, serde_json::to_vec_pretty(outcome)?)?;
         }
         Ok(())
@@ -140,6 +142,16 @@ mod tests {
             spoil(&mut bad);
             assert!(!bad.is_good(), "{bad:?}");
         }
+    }
+
+    #[test]
+    fn the_outcome_is_written_where_it_was_asked_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("gone/result.json");
+        let measure = Measure { jobs: 1, seconds: 1, kills: 1, result: Some(path.clone()) };
+        let outcome = Outcome { ticks: 5, runs: 4, ..Outcome::default() };
+        measure.report(&outcome).unwrap();
+        assert_eq!(serde_json::from_slice::<Outcome>(&std::fs::read(path).unwrap()).unwrap(), outcome);
     }
 
     #[test]
