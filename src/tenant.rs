@@ -176,7 +176,7 @@ impl Tenants {
 fn client(config: Config) -> Result<Client, Failure> {
     let builder = ClientBuilder::try_from(config)
         .map_err(|error| Failure::new(Reason::ClusterUnavailable, format!("no client for the API server: {error}")))?;
-    Ok(builder.with_layer(&MapRequestLayer::new(exec_loop::narrow)).build())
+    Ok(builder.with_layer(&MapRequestLayer::new(exec_loop::ask_for_v4_alone)).build())
 }
 
 fn refused(account: &Account, error: &kube::Error) -> Failure {

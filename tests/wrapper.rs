@@ -315,6 +315,27 @@ fn a_directory_that_outgrows_its_limit_is_ended() {
 }
 
 #[test]
+fn where_no_marker_can_be_written_the_disk_is_full_and_nobody_is_waited_for() {
+    in_each(|c| {
+        let plan = Container::plan(c.backup(), "touch not-reached");
+        for there in [false, true] {
+            if there {
+                fs::create_dir(c.path("backup")).unwrap();
+            }
+            let mut command = Command::new(program("setsid"));
+            // Files can be made, as on a full disk, and hold nothing.
+            let full = "trap '' XFSZ; ulimit -f 0; exec \"$@\"";
+            command.args([program("bash").to_str().unwrap(), "-c", full, "bash"]).args(plan.argv().unwrap());
+            let out = c.read(c.spawn(&mut command), &plan);
+            assert_eq!(out.verdict, Some(Verdict::DiskFull), "{:?} {there}: {out:?}", c.shell);
+            assert!(!c.path("backup.ubo-run").exists() && !c.path("backup/.ubo-run").exists(), "{:?}", c.shell);
+            assert_eq!(c.path("backup").exists(), there, "{:?}", c.shell);
+            assert!(!c.path("not-reached").exists(), "{:?}", c.shell);
+        }
+    });
+}
+
+#[test]
 fn when_the_reader_goes_everything_goes() {
     in_each(|c| {
         let backup = c.path("backup").display().to_string();

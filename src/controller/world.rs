@@ -254,11 +254,11 @@ impl World {
         if !self.synced {
             return actions;
         }
+        self.note_clock(now);
         if !self.duty.leading {
             self.decide_as_follower(has_task, &mut actions);
             return actions;
         }
-        self.note_clock(now);
         if self.claims() {
             self.decide_ticks(now, &mut actions);
         }

@@ -66,6 +66,9 @@ mod claim;
 mod part;
 mod verdict;
 
+/// How often those pods of several that others are at work in are looked at again, after [`WAIT_PAUSE`] each: ten minutes.
+const WAIT_ROUNDS: u32 = 40;
+
 /// Longest object; then the next one begins. Also bounds what one lost upload costs.
 pub const SEGMENT_SIZE: u64 = 32 * 1024 * 1024 * 1024;
 /// For committing and writing the manifest once a cancel has come.
@@ -236,9 +239,12 @@ impl<'a> Attempt<'a> {
         for member in pods {
             fates.push((member.pod.clone(), self.pod(member).await?));
         }
-        // Those that others are at work in come again: what is kept of the rest is not thrown away for them. Where nothing is
-        // kept yet the run waits as a whole, and keeps no place meanwhile.
-        while fates.iter().any(|(_, fate)| fate.waits()) && fates.iter().any(|(_, fate)| fate.kept().is_some()) {
+        // Those that others are at work in come again, for a while: what is kept of the rest is not thrown away for them, and
+        // a place is not kept from others for ever. Where nothing is kept yet the run waits as a whole, and keeps no place.
+        for _ in 0..WAIT_ROUNDS {
+            if !fates.iter().any(|(_, fate)| fate.waits()) || fates.iter().all(|(_, fate)| fate.kept().is_none()) {
+                break;
+            }
             unless_cancelled(cancel, tokio::time::sleep(WAIT_PAUSE)).await?;
             for (member, (_, fate)) in pods.iter().zip(&mut fates).filter(|(_, (_, fate))| fate.waits()) {
                 *fate = self.pod(member).await?;

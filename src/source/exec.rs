@@ -391,6 +391,12 @@ fn copied(
     if noted.unfiltered {
         return Err(Failure::new(Reason::StreamCorrupt, "what came is not a tar that can be read to its end"));
     }
+    if noted.bare_folders > 0 {
+        warnings.push(format!(
+            "of {} folders owner and mode may be missing: this tar lists too many folders before what is wanted of them",
+            noted.bare_folders
+        ));
+    }
     let told = transcript.tar().told(code);
     let mut lacks = Vec::new();
     if let Some(why) = told.unread {

@@ -24,6 +24,7 @@ use http::{HeaderValue, Request};
 use k8s_openapi::api::core::v1::Pod;
 use kube::Resource;
 use kube::api::AttachParams;
+use kube::client::UpgradeConnectionError;
 use kube::core::Status;
 use kube::core::response::StatusSummary;
 use std::collections::VecDeque;
@@ -49,12 +50,12 @@ const V4: HeaderValue = HeaderValue::from_static("v4.channel.k8s.io");
 
 /// Marks a request that asks for [`V4`] alone.
 #[derive(Clone, Copy)]
-struct PassedThrough;
+struct V4Alone;
 
 /// What a client's requests pass for this loop: kube's own list of protocols becomes [`V4`] alone, in the requests for which
 /// that was wanted. A client without it speaks v5, which costs the API server more and is no different otherwise.
-pub fn narrow<B>(mut request: Request<B>) -> Request<B> {
-    if request.extensions_mut().remove::<PassedThrough>().is_some() {
+pub fn ask_for_v4_alone<B>(mut request: Request<B>) -> Request<B> {
+    if request.extensions_mut().remove::<V4Alone>().is_some() {
         request.headers_mut().insert(SEC_WEBSOCKET_PROTOCOL, V4);
     }
     request
@@ -176,11 +177,11 @@ pub async fn open(
         let pods = kube::core::Request::new(Pod::url_path(&(), Some(place.namespace)));
         pods.exec(place.pod, argv, &params).map_err(|_| OpenError::TooLong)
     };
-    let mut narrowed = request()?;
-    narrowed.extensions_mut().insert(PassedThrough);
+    let mut alone = request()?;
+    alone.extensions_mut().insert(V4Alone);
     let any = request()?;
     let connection = timeout(times.connect, async {
-        match client.connect(narrowed).await {
+        match client.connect(alone).await {
             Err(error) if is_another_protocol(&error) => client.connect(any).await,
             connection => connection,
         }
@@ -189,11 +190,12 @@ pub async fn open(
     Ok(Session { socket: connection.into_stream() })
 }
 
-/// Whether it may be the protocol that was refused. Nothing was started then: the process begins after the upgrade.
+/// Whether it may be the protocol that was refused: by an answer other than 101, which is 403 of Kubernetes' own web socket
+/// servers (`golang.org/x/net/websocket`), as of missing rights. Nothing was started then: the process begins after a 101.
 fn is_another_protocol(error: &kube::Error) -> bool {
     match error {
-        kube::Error::UpgradeConnection(_) => true,
-        kube::Error::Api(status) => status.code == 400,
+        kube::Error::UpgradeConnection(UpgradeConnectionError::ProtocolSwitch(_)) => true,
+        kube::Error::Api(status) => matches!(status.code, 400 | 403),
         _ => false,
     }
 }
@@ -202,7 +204,7 @@ enum Frame {
     Stdout(Bytes),
     Stderr(Bytes),
     Status(Exit),
-    /// Control frames and closed channels: a sign that the API server lives, none of the process.
+    /// Control frames and closed channels: a sign that a server on the way lives, none of the process.
     Other,
     Closed,
     Lost(String),

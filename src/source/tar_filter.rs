@@ -50,6 +50,8 @@ pub struct Noted {
     pub lost_links: Vec<String>,
     /// How many there are of them.
     pub lost: u64,
+    /// Folders without owner and mode, should something below them be wanted after all: too many waited.
+    pub bare_folders: usize,
     /// From some point on it was no tar that can be filtered, and all passed.
     pub unfiltered: bool,
 }
@@ -243,7 +245,9 @@ impl TarFilter {
             let headers = Bytes::from(std::mem::take(&mut self.held));
             self.block = 0;
             if self.waiting > WAITING_LIMIT {
+                let before = self.folders.len();
                 self.folders.retain(|folder, _| is_below(&path, folder));
+                self.noted.bare_folders += before - self.folders.len();
                 self.waiting = self.folders.iter().map(|(path, headers)| weight(path, headers)).sum();
             }
             self.waiting += weight(&path, &headers);

@@ -171,7 +171,11 @@ impl Container {
 
     /// Runs to the end, as the operator does.
     pub(crate) fn run(&self, plan: &Plan) -> Outcome {
-        let mut child = self.start(plan);
+        self.read(self.start(plan), plan)
+    }
+
+    /// The same for what was started already.
+    pub(crate) fn read(&self, mut child: Child, plan: &Plan) -> Outcome {
         let pid = child.id();
         let mut control = child.stdin.take();
         let mut transcript = Transcript::new(&plan.nonce);

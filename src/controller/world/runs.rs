@@ -169,7 +169,8 @@ impl World {
             return None;
         }
         let runs = self.runs.get(reference)?.values().filter(|run| is_of(run, job));
-        runs.filter_map(|run| run.spec.scheduled_at.as_ref()).map(from_time).max()
+        let ticks = runs.filter_map(|run| run.spec.scheduled_at.as_ref()).map(from_time);
+        ticks.filter(|tick| self.decided_at.is_none_or(|now| *tick <= now + FAR_OFF)).max()
     }
 
     /// Scheduled runs beyond the history limits go, oldest first, once the schedule no longer needs them.
@@ -180,7 +181,11 @@ impl World {
         let runs = self.runs.get(reference).into_iter().flat_map(BTreeMap::values);
         let mut ended: Vec<_> =
             runs.filter(|run| run.spec.scheduled_at.is_some() && phase_of(run).is_final()).collect();
-        ended.sort_by_key(|run| run.spec.scheduled_at.as_ref().map(from_time));
+        // What a clock that was ahead has made is no newer than what is made now.
+        ended.sort_by_key(|run| {
+            let tick = run.spec.scheduled_at.as_ref().map(from_time);
+            (tick <= Some(now + FAR_OFF), tick)
+        });
         for run in ended.into_iter().rev() {
             let (count, limit) = if phase_of(run) == Phase::Succeeded {
                 (&mut kept.0, valid.keep_successful)

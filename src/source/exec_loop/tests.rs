@@ -276,16 +276,16 @@ async fn cancelling_tells_the_far_end_and_waits_for_it() {
 }
 
 #[test]
-fn only_a_request_that_wants_it_is_narrowed() {
+fn only_a_request_that_wants_it_asks_for_v4_alone() {
     let request = |wants: bool| {
         let mut request = Request::new(());
         request
             .headers_mut()
             .insert(SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static("v5.channel.k8s.io, v4.channel.k8s.io"));
         if wants {
-            request.extensions_mut().insert(PassedThrough);
+            request.extensions_mut().insert(V4Alone);
         }
-        narrow(request).headers()[SEC_WEBSOCKET_PROTOCOL].clone()
+        ask_for_v4_alone(request).headers()[SEC_WEBSOCKET_PROTOCOL].clone()
     };
     assert_eq!(request(true), V4);
     assert_eq!(request(false), "v5.channel.k8s.io, v4.channel.k8s.io");

@@ -66,8 +66,13 @@ ubo_mine() { ubo_read "$ubo_mark"; [ "$ubo_l" = "$ubo_id" ]; }
 # What another has emptied in the meantime, or filled, is not our backup.
 ubo_hold() { ubo_mine || ubo_end shared 1; }
 
-# Created or refused, never overwritten: of two runs that come at once one is told.
-ubo_sign() { (set -C; echo "$ubo_id" >"$ubo_mark") 2>/dev/null && ubo_own=1; }
+# Created or refused (1), never overwritten: of two runs that come at once one is told. On a full disk it is created and
+# cannot be written (2).
+ubo_sign() {
+  (set -C; : >"$ubo_mark") 2>/dev/null || return 1
+  { echo "$ubo_id" >"$ubo_mark"; } 2>/dev/null || { rm -f -- "$ubo_mark"; return 2; }
+  ubo_own=1
+}
 
 # The marker lies beside a directory that we make, so that tools which insist on an empty one are content, and inside one
 # that we find, since a mounted volume outlives the container. It holds the run, a process, where that is one (the name of
@@ -119,10 +124,14 @@ ubo_beside() {
 
 # Makes the directory ours, unless it is.
 ubo_claim() {
-  [ -n "$ubo_own" ] || ubo_sign || {
-    if [ -e "$ubo_mark" ]; then ubo_taken; fi
-    ubo_end unavailable 1
-  }
+  [ -z "$ubo_own" ] || return 0
+  ubo_sign
+  case $? in
+    0) return 0 ;;
+    2) ubo_end disk 1 ;;
+  esac
+  if [ -e "$ubo_mark" ]; then ubo_taken; fi
+  ubo_end unavailable 1
 }
 
 # Another run that lives has the directory, and says its name in the marker.
@@ -194,7 +203,8 @@ ubo_seize() {
     if [ -f "$ubo_mark" ]; then ubo_end unavailable 1; else ubo_taken; fi
   }
   ubo_read "$ubo_mark.old"
-  [ "$ubo_l" = "$ubo_was" ] && ubo_sign || ubo_taken
+  [ "$ubo_l" = "$ubo_was" ] || ubo_taken
+  ubo_claim
 }
 
 ubo_take

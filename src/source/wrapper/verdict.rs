@@ -213,7 +213,9 @@ impl Plan {
     /// For whom this run waits. What a marker says comes out of a container: only what can be a name is repeated.
     fn taken(&self, directory: &str, lies: &[String]) -> String {
         let who = match lies.first().and_then(|name| RunName::new(name.as_str()).ok()) {
-            Some(name) if name == self.run => "an earlier attempt of this run, in another container".to_owned(),
+            Some(name) if name == self.run => {
+                "an earlier attempt of this run, or another run of its name, in another container".to_owned()
+            }
             Some(name) => format!("another run, {name}"),
             None => "another run".to_owned(),
         };
@@ -298,7 +300,10 @@ mod tests {
         let dump = plan(Work::Dump(Dump { command: "x".to_owned(), form, allow_unchecked_pipes: false }));
         for (lies, said) in [
             ("web-20261124-0200", "waits for another run, web-20261124-0200, which is at work in /backup:"),
-            ("pg-once", "waits for an earlier attempt of this run, in another container, which is at work in /backup:"),
+            (
+                "pg-once",
+                "waits for an earlier attempt of this run, or another run of its name, in another container, which is at work in",
+            ),
             ("unknown name; rm -rf", "waits for another run, which is at work in /backup:"),
         ] {
             let failure = dump.failure(Verdict::Taken, &[lies.to_owned()]).unwrap();

@@ -171,3 +171,31 @@ fn a_late_write_brings_no_tick_of_the_future_back() {
         assert_eq!(found, tick_of("2026-11-24T10:20:00Z"), "{ours} {since} {stored} {theirs}");
     }
 }
+
+#[test]
+fn runs_of_the_future_replace_nothing_and_are_pruned_first() {
+    let of = |name: &str, tick: &str, phase: &str| finished(name, tick, phase);
+    let edited = job(|job| {
+        job["spec"]["concurrencyPolicy"] = json!("Replace");
+        job["spec"]["failedRunsHistoryLimit"] = json!(1);
+        job["status"] = json!({"lastScheduleTime": "2026-11-24T10:20:00Z"});
+    });
+    let future = of("pg-20271124-1000", AHEAD, "Failed");
+    let running = of("pg-20261124-1020", "2026-11-24T10:20:00Z", "Running");
+    let failed = of("pg-20261124-1010", "2026-11-24T10:10:00Z", "Failed");
+    for leads in [true, false] {
+        let mut world =
+            world(vec![edited.clone()], vec![future.clone(), running.clone(), failed.clone()], "2026-11-24T10:20:05Z");
+        world.set_leading(leads);
+        let actions = world.decide(at("2026-11-24T10:20:05Z"), &|key: &RunKey| key.name.as_str() == "pg-20261124-1020");
+        assert!(!actions.iter().any(|action| matches!(action, Action::Cancel(..))), "{leads} {actions:?}");
+        let deleted: Vec<_> = actions
+            .iter()
+            .filter_map(|action| match action {
+                Action::Delete(key) => Some(key.name.to_string()),
+                _ => None,
+            })
+            .collect();
+        assert_eq!(deleted, if leads { vec!["pg-20271124-1000"] } else { vec![] });
+    }
+}

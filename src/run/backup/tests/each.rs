@@ -197,6 +197,15 @@ async fn one_in_which_another_run_is_at_work_is_read_after_the_others() {
     // Each is read once.
     let done = destination.done();
     assert_eq!(done.iter().filter(|(operation, _)| *operation == Operation::Commit).count(), 3);
+    // It is not waited for longer than for a while: what is kept of the others is published.
+    let destination = memory();
+    let mut pods = three();
+    pods[1].source = Ok(Box::new(Held(usize::MAX.into(), whole(5))));
+    let start = tokio::time::Instant::now();
+    let report = each(&pods, &destination).await.unwrap();
+    assert_eq!((report.phase, report.reason), (Phase::Incomplete, Some(Reason::PodsMissing)));
+    assert_eq!(start.elapsed().as_secs(), 600);
+    assert_eq!(the_backup(&destination).await.manifest.parts().len(), 2);
     // With nothing kept the attempt ends: it would only keep a place from others.
     let destination = memory();
     let held = || Ok(Box::new(Held(9.into(), whole(5))) as Box<dyn Source>);
