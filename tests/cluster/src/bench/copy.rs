@@ -84,7 +84,15 @@ impl Bench<'_> {
         for round in 0..=ROUNDS {
             let what =
                 if round == 0 { "a round that does not count".into() } else { format!("round {round} of {ROUNDS}") };
-            let took = report.step(&what, || Ok((self.by_kubectl()?, self.on_the_host()?, runs.run(&["tree"])?)))?;
+            // What one of them has written, and was removed, must not be written out at the cost of the next.
+            let took = report.step(&what, || {
+                let host = self.on_the_host()?;
+                rustix::fs::sync();
+                let kubectl = self.by_kubectl()?;
+                let ours = runs.run(&["tree"])?;
+                rustix::fs::sync();
+                Ok((kubectl, host, ours))
+            })?;
             rounds.extend((round > 0).then_some(took));
         }
         let ours =
