@@ -255,6 +255,8 @@ pub async fn read_secret(client: Client, account: &Account, name: &str) -> Resul
 #[cfg(test)]
 mod tests {
     use super::*;
+    use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+    use tokio::net::TcpListener;
 
     fn account(name: &str) -> Account {
         Account { namespace: Namespace::new("shop").unwrap(), name: name.to_owned() }
@@ -264,6 +266,51 @@ mod tests {
         let mut answer = kube::core::Status::failure("no", "Forbidden");
         answer.code = status;
         kube::Error::Api(answer.boxed())
+    }
+
+    /// Answers one request after the other with these, and gives what each asked for as its web socket protocol.
+    async fn asked(answers: &[&str]) -> Vec<String> {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut config = Config::new(format!("http://{}", listener.local_addr().unwrap()).parse().unwrap());
+        config.default_retry = false; // as `Tenants::new` has it
+        let client = client(config).unwrap();
+        let opening = async {
+            let place = exec_loop::Place { namespace: "shop", pod: "web-0", container: "main" };
+            exec_loop::open(&client, place, &["true".to_owned()], &exec_loop::Times::default()).await.is_err()
+        };
+        let serving = async {
+            let mut seen = Vec::new();
+            for answer in answers {
+                let (stream, _) = listener.accept().await.unwrap();
+                let mut stream = BufReader::new(stream);
+                let (mut line, mut protocol) = (String::new(), String::new());
+                while stream.read_line(&mut line).await.unwrap() > 2 {
+                    if let Some(value) = line.to_lowercase().strip_prefix("sec-websocket-protocol: ") {
+                        value.trim().clone_into(&mut protocol);
+                    }
+                    line.clear();
+                }
+                seen.push(protocol);
+                let answer = format!("HTTP/1.1 {answer}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+                stream.write_all(answer.as_bytes()).await.unwrap();
+            }
+            seen
+        };
+        let (refused, seen) = tokio::join!(opening, serving);
+        assert!(refused);
+        seen
+    }
+
+    #[tokio::test]
+    async fn an_exec_asks_for_v4_alone_and_for_any_where_that_is_refused() {
+        const ANY: &str = "v5.channel.k8s.io, v4.channel.k8s.io";
+        for refusal in ["400 Bad Request", "403 Forbidden"] {
+            assert_eq!(asked(&[refusal, "404 Not Found"]).await, ["v4.channel.k8s.io", ANY], "{refusal}");
+        }
+        // What has nothing to do with the protocol is not asked twice.
+        for refusal in ["404 Not Found", "500 Internal Server Error"] {
+            assert_eq!(asked(&[refusal]).await, ["v4.channel.k8s.io"], "{refusal}");
+        }
     }
 
     #[test]

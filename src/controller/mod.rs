@@ -355,7 +355,7 @@ impl Controller {
                     }
                 });
             }
-            Action::Look(namespace) => {
+            Action::LookAtNamespace(namespace) => {
                 let (records, sender) = (Arc::clone(&self.ports.records), self.sender.clone());
                 tokio::spawn(async move {
                     let going = call(records.is_going(&namespace)).await;

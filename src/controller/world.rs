@@ -52,7 +52,7 @@ pub enum Action {
     /// Take our finalizer off.
     Release(Arc<BackupRun>),
     /// See whether a namespace is going; report with [`World::namespace_seen`].
-    Look(Namespace),
+    LookAtNamespace(Namespace),
     /// Delete a run that the history limits no longer keep.
     Delete(RunKey),
     /// Write a BackupJob's status.

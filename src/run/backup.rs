@@ -24,7 +24,7 @@
 //!
 //! Of several pods, one that was not whole leaves nothing behind and is called missing; the others go on. What the
 //! destination does is not one pod's failure: it ends the attempt, which may be tried again and then have them all. One in
-//! which another run is at work is not missing: its turn comes after the others.
+//! which another run is at work comes after the others, and is missing only if that one does not end for a while.
 //!
 //! # Cancellation
 //! Until the (last) source's end, a cancel takes effect at once. From then on the rest gets [`COMMIT_GRACE`]: a commit that

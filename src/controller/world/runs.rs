@@ -84,7 +84,7 @@ impl World {
         }
     }
 
-    /// Whether a namespace is going, which [`Action::Look`] asked for.
+    /// Whether a namespace is going, which [`Action::LookAtNamespace`] asked for.
     pub fn namespace_seen(&mut self, namespace: &Namespace, going: Result<bool, Failure>, now: DateTime<Utc>) {
         if let Err(failure) = &going {
             tracing::warn!(%namespace, %failure, "whether the namespace is going is not known; asked again within a minute");
@@ -142,7 +142,7 @@ impl World {
                     self.alarms.insert((then, reference.clone()));
                 }
                 Some(Patience::Look) => {
-                    actions.push(Action::Look(key.namespace.clone()));
+                    actions.push(Action::LookAtNamespace(key.namespace.clone()));
                     self.alarms.insert((again(now), reference.clone()));
                 }
                 Some(Patience::Over(_)) | None => {}

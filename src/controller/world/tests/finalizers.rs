@@ -74,7 +74,7 @@ fn a_run_beyond_the_limit_that_was_not_deleted_is_tried_again() {
 }
 
 fn looks(actions: &[Action]) -> usize {
-    actions.iter().filter(|action| matches!(action, Action::Look(_))).count()
+    actions.iter().filter(|action| matches!(action, Action::LookAtNamespace(_))).count()
 }
 
 fn cancels(actions: &[Action]) -> usize {
