@@ -8,18 +8,17 @@
 use crate::api::names::Namespace;
 use crate::clock::Clock;
 use crate::error::{Failure, Reason};
-use crate::source::exec_loop;
 use k8s_openapi::api::authentication::v1::{TokenRequest, TokenRequestSpec};
 use k8s_openapi::api::core::v1::{Secret, ServiceAccount};
 use kube::api::{Api, PostParams};
-use kube::client::ClientBuilder;
 use kube::config::AuthInfo;
 use kube::{Client, Config};
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
-use tower::util::MapRequestLayer;
+
+mod connection;
 
 /// How long a token lives, in seconds: the shortest that the API server grants.
 const TOKEN_SECONDS: i64 = 600;
@@ -96,7 +95,7 @@ impl Tenants {
     pub fn new(mut config: Config, clock: Arc<dyn Clock>) -> Result<Self, Failure> {
         // An exec must not be repeated by a layer below us; attempts are counted above.
         config.default_retry = false;
-        let operator = client(config.clone())?;
+        let operator = client(&config)?;
         Ok(Self(Arc::new(Shared { operator, config, clock, slots: Mutex::default() })))
     }
 
@@ -169,14 +168,13 @@ impl Tenants {
         let mut config = self.0.config.clone();
         config.auth_info = AuthInfo { token: Some(token.into()), ..AuthInfo::default() };
         config.default_namespace = account.namespace.to_string();
-        client(config)
+        client(&config)
     }
 }
 
-fn client(config: Config) -> Result<Client, Failure> {
-    let builder = ClientBuilder::try_from(config)
-        .map_err(|error| Failure::new(Reason::ClusterUnavailable, format!("no client for the API server: {error}")))?;
-    Ok(builder.with_layer(&MapRequestLayer::new(exec_loop::ask_for_v4_alone)).build())
+fn client(config: &Config) -> Result<Client, Failure> {
+    connection::client(config)
+        .map_err(|error| Failure::new(Reason::ClusterUnavailable, format!("no client for the API server: {error}")))
 }
 
 fn refused(account: &Account, error: &kube::Error) -> Failure {
@@ -255,6 +253,7 @@ pub async fn read_secret(client: Client, account: &Account, name: &str) -> Resul
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::source::exec_loop;
     use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
     use tokio::net::TcpListener;
 
@@ -273,7 +272,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let mut config = Config::new(format!("http://{}", listener.local_addr().unwrap()).parse().unwrap());
         config.default_retry = false; // as `Tenants::new` has it
-        let client = client(config).unwrap();
+        let client = client(&config).unwrap();
         let opening = async {
             let place = exec_loop::Place { namespace: "shop", pod: "web-0", container: "main" };
             exec_loop::open(&client, place, &["true".to_owned()], &exec_loop::Times::default()).await.is_err()
