@@ -10,25 +10,45 @@ use bytes::Bytes;
 use std::collections::VecDeque;
 use tokio::task::JoinHandle;
 use zstd::bulk::Compressor;
+use zstd::zstd_safe::compress_bound;
 
 /// Raw bytes in a frame; the reasons are in [`super`].
 pub const FRAME_SIZE: usize = 2 * 1024 * 1024;
 /// Frames that are compressed at the same time. More threads than two would outrun every destination that we measured.
 pub const WORKERS: usize = 2;
 
-/// A block that has been compressed, and what can be used again.
-struct Done {
-    frame: Vec<u8>,
+/// What one thread works with, and the next one after it: memory of this size that is given back and asked for again costs
+/// the kernel as much as a sixth of the compression.
+struct Worker {
     block: Vec<u8>,
+    /// With room for the worst case; what it holds is copied out at its true size, since many frames wait in a part of an
+    /// upload.
+    frame: Vec<u8>,
     compressor: Compressor<'static>,
+}
+
+impl Worker {
+    fn new(level: i32) -> Result<Self, Failure> {
+        let mut compressor = Compressor::new(level).map_err(|e| internal(&e))?;
+        // Frames name their size and carry a checksum.
+        compressor.include_checksum(true).map_err(|e| internal(&e))?;
+        compressor.include_contentsize(true).map_err(|e| internal(&e))?;
+        let frame = Vec::with_capacity(compress_bound(FRAME_SIZE));
+        Ok(Self { block: Vec::with_capacity(FRAME_SIZE), frame, compressor })
+    }
+
+    fn compress(&mut self) -> Result<Bytes, Failure> {
+        self.compressor.compress_to_buffer(&self.block, &mut self.frame).map_err(|e| internal(&e))?;
+        Ok(Bytes::copy_from_slice(&self.frame))
+    }
 }
 
 /// Raw bytes in, frames out.
 pub struct Encoder {
     level: i32,
     block: Vec<u8>,
-    at_work: VecDeque<JoinHandle<Result<Done, Failure>>>,
-    idle: Vec<(Compressor<'static>, Vec<u8>)>,
+    at_work: VecDeque<JoinHandle<Result<(Bytes, Worker), Failure>>>,
+    idle: Vec<Worker>,
     table: SeekTable,
     raw: Tally,
 }
@@ -84,17 +104,9 @@ impl Encoder {
     /// Gives the block to a thread; before that, waits for the oldest frame if both are busy.
     async fn send_block(&mut self) -> Result<Option<Bytes>, Failure> {
         let ready = if self.at_work.len() == WORKERS { self.oldest().await? } else { None };
-        let (mut compressor, next) = match self.idle.pop() {
-            Some(idle) => idle,
-            None => (new_compressor(self.level)?, Vec::with_capacity(FRAME_SIZE)),
-        };
-        let block = std::mem::replace(&mut self.block, next);
-        self.at_work.push_back(tokio::task::spawn_blocking(move || {
-            let mut frame = compressor.compress(&block).map_err(|e| internal(&e))?;
-            // It was made with room for the worst case, and many frames wait in a part of an upload.
-            frame.shrink_to_fit();
-            Ok(Done { frame, block, compressor })
-        }));
+        let mut worker = self.idle.pop().map_or_else(|| Worker::new(self.level), Ok)?;
+        std::mem::swap(&mut self.block, &mut worker.block);
+        self.at_work.push_back(tokio::task::spawn_blocking(move || Ok((worker.compress()?, worker))));
         Ok(ready)
     }
 
@@ -103,22 +115,14 @@ impl Encoder {
         let Some(task) = self.at_work.front_mut() else { return Ok(None) };
         let done = task.await;
         self.at_work.pop_front();
-        let Done { frame, mut block, compressor } =
+        let (frame, mut worker) =
             done.map_err(|_| Failure::new(Reason::Internal, "a compression thread ended early"))??;
         let size = |n: usize| u32::try_from(n).map_err(|e| internal(&e));
-        self.table.push(FrameSize { stored: size(frame.len())?, raw: size(block.len())? });
-        block.clear();
-        self.idle.push((compressor, block));
-        Ok(Some(Bytes::from(frame)))
+        self.table.push(FrameSize { stored: size(frame.len())?, raw: size(worker.block.len())? });
+        worker.block.clear();
+        self.idle.push(worker);
+        Ok(Some(frame))
     }
-}
-
-/// A context whose frames name their size and carry a checksum.
-fn new_compressor(level: i32) -> Result<Compressor<'static>, Failure> {
-    let mut compressor = Compressor::new(level).map_err(|e| internal(&e))?;
-    compressor.include_checksum(true).map_err(|e| internal(&e))?;
-    compressor.include_contentsize(true).map_err(|e| internal(&e))?;
-    Ok(compressor)
 }
 
 fn internal(error: &dyn std::error::Error) -> Failure {

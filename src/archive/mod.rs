@@ -23,9 +23,10 @@
 //! itself can be replaced together with its proof.
 //!
 //! # Memory
-//! [`encode`] holds at most one block that fills, two that are being compressed, and their two frames: 5 × 2 MiB, and two
-//! compression contexts (4 MiB in all at level 3, 40 MiB at level 19); encryption adds one frame. [`decode`] holds one window of at most 16 MiB (our
-//! own frames: 2 MiB), one output buffer of the caller's, and 8 bytes per frame. What a header *claims* is never allocated.
+//! [`encode`] holds at most one block that fills, two that are being compressed, room for their two frames, and the frame
+//! that is handed on: 6 × 2 MiB; and two compression contexts (4 MiB in all at level 3, 40 MiB at level 19); encryption adds
+//! one frame. [`decode`] holds one window of at most 16 MiB (our own frames: 2 MiB), one output buffer of the caller's, and 8
+//! bytes per frame. What a header *claims* is never allocated.
 
 use crate::error::{Failure, Reason};
 
