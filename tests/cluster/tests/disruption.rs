@@ -1,8 +1,11 @@
-//! The operator killed, told to end, cut off from the API server, without its policies, and away for hours.
+//! The operator killed, told to end, told of a network that it shall keep out of, cut off from the API server, without its
+//! policies, and away for hours.
 //!
 //! Each test changes the operator that all share, so they are played one after the other, whatever `--test-threads` says.
 //! Where two acts wait for the same thing, a crash and the minute that its Lease needs to expire, one test plays both.
 
+#[path = "disruption/denied.rs"]
+mod denied;
 mod installed;
 mod operator;
 #[path = "disruption/proxied.rs"]
@@ -11,13 +14,14 @@ mod scene;
 
 use anyhow::{Context, Result, ensure};
 use chrono::{TimeDelta, Timelike};
-use installed::{until, until_for};
+use denied::Store;
+use installed::{Installed, until, until_for};
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::Api;
 use kube::api::{ListParams, LogParams, Patch, PatchParams};
-use operator::Operator;
+use operator::{Operator, update};
 use scene::{BUSYBOX, Scene, TWO_LEASES, edit, kill_executor, kill_operator, operator_ready};
 use serde_json::{Value, json};
 use tokio::sync::Mutex;
@@ -297,18 +301,40 @@ impl Away {
     }
 }
 
-/// Two updates: one that waits for what is at work, and one whose patience is short.
+/// Two updates: one that waits for what is at work, and one whose patience is short. Between them a network is denied.
 #[tokio::test]
 async fn an_update_lets_what_is_at_work_end_where_it_works_or_cancels_it_in_time() -> Result<()> {
     let _alone = STAGE.lock().await;
     let scene = scene().await?;
+    let store = Store::open(&scene).await?;
+    let played = async {
+        patient(&scene, &store).await?;
+        impatient(&scene).await
+    }
+    .await;
+    // The second update has made it so, if it came to that.
+    let restored = as_installed(&scene.installed).await;
+    played?;
+    restored?;
+    store.is_reached(&scene).await?;
+    scene.end().await
+}
+
+/// The operator's Deployment is as `ubo install` makes it, and ready.
+async fn as_installed(installed: &Installed) -> Result<()> {
+    update(installed, &[], None).await?;
+    operator_ready(installed).await
+}
+
+/// Told to end while it is at work, and given ten minutes: the run ends where it works, and others begin elsewhere.
+async fn patient(scene: &Scene, store: &Store) -> Result<()> {
     scene.apply(&scene.job("patient", IN_A_DIRECTORY, |_| {})).await?;
-    begun(&scene, 1).await?;
-    let first = executor(&scene, "patient-once").await?;
+    begun(scene, 1).await?;
+    let first = executor(scene, "patient-once").await?;
     let installed = &scene.installed;
     lead_is_lost_and_found(installed).await?;
-    ensure!(executor(&scene, "patient-once").await? == first, "it was taken away with the lead");
-    installed.kubectl(&set_env("UBO_SHUTDOWN_GRACE_SECONDS=3"), "").await?;
+    ensure!(executor(scene, "patient-once").await? == first, "it was taken away with the lead");
+    update(installed, &store.denied(), Some(3)).await?;
     let pods: Api<Pod> = Api::namespaced(installed.admin.clone(), "backup-system");
     let old = first.rsplit_once('-').map(|(pod, _)| pod).context("an instance")?;
     // That its pod is to go is not enough: the signal comes a moment later.
@@ -319,6 +345,7 @@ async fn an_update_lets_what_is_at_work_end_where_it_works_or_cancels_it_in_time
     .await?;
     // Another one leads by now. It begins no second run of the same BackupJob, and what belongs to others at once.
     operator_ready(installed).await?;
+    store.is_denied(scene).await?;
     let late = scene.start("patient").await?;
     let other = scene.back_up(&scene.job("other", "echo whole", |_| {})).await?;
     ensure!(other.phase == Phase::Succeeded && other.executor.as_deref() != Some(&first), "{other:?}");
@@ -328,8 +355,8 @@ async fn an_update_lets_what_is_at_work_end_where_it_works_or_cancels_it_in_time
     scene.apply(&scene.job("next", "echo next > /backup/dump", |_| {})).await?;
     let waits = scene.run_until("next-once", "to wait for the directory", waits_for_a_directory).await?;
     ensure!(waits.message.as_deref().is_some_and(|said| said.contains("patient-once")), "{waits:?}");
-    ensure!(executor(&scene, "patient-once").await? == first, "it was taken away from a process that lives");
-    may_go(&scene).await?;
+    ensure!(executor(scene, "patient-once").await? == first, "it was taken away from a process that lives");
+    may_go(scene).await?;
     let status = scene.ended("patient-once").await?;
     ensure!(status.phase == Phase::Succeeded && status.attempts.len() == 1, "{status:?}");
     let second = scene.ended(&late).await?;
@@ -338,9 +365,7 @@ async fn an_update_lets_what_is_at_work_end_where_it_works_or_cancels_it_in_time
     let next = scene.ended("next-once").await?;
     ensure!(next.phase == Phase::Succeeded && reasons(&next) == ["BackupDirectoryBusy", "Succeeded"], "{next:?}");
     // Its work done, it goes, and takes its Lease along.
-    buried(&scene, &first).await?;
-    impatient(&scene).await?;
-    scene.end().await
+    buried(scene, &first).await
 }
 
 fn waits_for_a_directory(run: &BackupRun) -> bool {
@@ -349,7 +374,7 @@ fn waits_for_a_directory(run: &BackupRun) -> bool {
 }
 
 /// Somebody else writes himself into the scheduling Lease, and is not heard of any more.
-async fn lead_is_lost_and_found(installed: &installed::Installed) -> Result<()> {
+async fn lead_is_lost_and_found(installed: &Installed) -> Result<()> {
     let leases: Api<Lease> = Api::namespaced(installed.admin.clone(), "backup-system");
     let stolen = json!({"spec": {"holderIdentity": "nobody", "leaseDurationSeconds": 15}});
     leases.patch("ubo-scheduler", &PatchParams::default(), &Patch::Merge(&stolen)).await?;
@@ -367,7 +392,7 @@ async fn impatient(scene: &Scene) -> Result<()> {
     scene.apply(&tried_twice(scene, "cancelled", IN_A_DIRECTORY)).await?;
     begun(scene, 1).await?;
     let first = executor(scene, "cancelled-once").await?;
-    installed.kubectl(&set_env("UBO_SHUTDOWN_GRACE_SECONDS-"), "").await?;
+    update(installed, &[], None).await?;
     begun(scene, 2).await?;
     gone(scene, 1).await?;
     may_go(scene).await?;
