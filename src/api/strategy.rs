@@ -76,8 +76,8 @@ pub struct StrategySpec {
     /// snapshot of the volume behind it) or `custom` (a command in a pod of `image`).
     #[serde(rename = "type")]
     pub kind: StrategyType,
-    /// Shell text that makes the backup; for `dump` (needed) and `custom`. A pipe is refused where the container's shell
-    /// cannot tell whether its first part failed. Example: `pg_dumpall`.
+    /// Shell text that makes the backup; for `dump` (needed) and `custom`. It ends with the first part that fails (`set -e`),
+    /// and a pipe is refused where the container's shell cannot tell whether its first part failed. Example: `pg_dumpall`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 32768))]
     pub command: Option<String>,

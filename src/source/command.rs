@@ -1,10 +1,11 @@
 //! **A** The output of a command on this machine.
 //!
 //! The command runs under a shell in a process group of its own, reads from `/dev/null`, and what it writes on standard
-//! output is the backup. The shell has `pipefail`, so that `pg_dump | tee x` fails when `pg_dump` does: `sh` where it knows
-//! it, else `bash`; where neither does, a command with a pipe is refused, and so is, whatever the shell, a pipe inside text
-//! that the command gives to another shell ([`pipes`]), unless both are allowed. The last megabyte of its standard error is kept as
-//! the log, and the end of it stands in the message of a failure. When the run ends early, the whole group is ended.
+//! output is the backup. The shell has `-e`, so that `pg_dump a; pg_dump b` fails when either does, and `pipefail`, so that
+//! `pg_dump | tee x` fails when `pg_dump` does: `sh` where it knows it, else `bash`; where neither does, a command with a
+//! pipe is refused, and so is, whatever the shell, a pipe inside text that the command gives to another shell ([`pipes`]),
+//! unless both are allowed. The last megabyte of its standard error is kept as the log, and the end of it stands in the
+//! message of a failure. When the run ends early, the whole group is ended.
 
 use super::wrapper::pipes::{self, Pipes};
 use super::{CHANNEL_CHUNKS, CHUNK_LIMIT, Capture, CaptureFacts, Completion, Consistency, Content, Ending, Source};
@@ -61,7 +62,8 @@ impl Source for ShellCommand {
             return Err(Failure::new(Reason::PipelineNotChecked, message));
         }
         let shell = shell_for(pipes).await?;
-        let text = if shell.pipefail { format!("set -o pipefail\n{}", self.text) } else { self.text.clone() };
+        let strict = if shell.pipefail { "set -e -o pipefail" } else { "set -e" };
+        let text = format!("{strict}\n{}", self.text);
         let child = Command::new(shell.program)
             .arg("-c")
             .arg(text)

@@ -54,6 +54,8 @@ fn whatever_fails_after_runs() {
             ("exit 3", "true", "echo a >> notes", Verdict::Command(3), Reason::CommandFailed, "a "),
             ("exit 3", "", "echo a >> notes; exit 5", Verdict::Command(3), Reason::CommandFailed, "a "),
             ("echo w >> notes", "true", "exit 6", Verdict::After(6), Reason::AfterFailed, "w "),
+            ("true", "false; echo b >> notes", "", Verdict::Before(1), Reason::BeforeFailed, ""),
+            ("exit 3", "", "false; echo a >> notes", Verdict::Command(3), Reason::CommandFailed, "a "),
             ("true", "exit 4", "exit 6", Verdict::Before(4), Reason::BeforeFailed, ""),
             ("true", "no-such-program", "echo a >> notes", Verdict::Before(127), Reason::BeforeFailed, "a "),
         ] {

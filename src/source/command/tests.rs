@@ -31,6 +31,7 @@ async fn what_fails_is_told_with_its_last_words() {
     assert_eq!(capture("kill -9 $$").await.1.unwrap_err().exit_code, Some(137));
     assert_eq!(capture("false | cat").await.1.unwrap_err().reason, Reason::CommandFailed);
     assert!(capture("true | cat").await.1.is_ok());
+    assert_eq!(capture("sh -c 'exit 4'; echo whole").await.1.unwrap_err().exit_code, Some(4));
 }
 
 #[tokio::test]

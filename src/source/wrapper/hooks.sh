@@ -47,6 +47,8 @@ ubo_after() {
   trap : USR1 USR2
   if [ "$1" = cut ]; then exec >/dev/null 2>&1; fi
   if [ -n "$ubo_a" ]; then
+    # It sets things right again: what comes after a part that fails is not left out.
+    ubo_strict=+e
     ubo_hook "$ubo_a" "$ubo_a_limit"
     [ -z "$ubo_late" ] || ubo_v=late
     if [ "$ubo_v" != 0 ]; then

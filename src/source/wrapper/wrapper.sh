@@ -15,6 +15,7 @@ if [ -n "$9" ]; then UBO_TARGET_PATH=$9; export UBO_TARGET_PATH; fi
 exec 3<&0 4>&1 </dev/null >&2
 ubo_w= ubo_h= ubo_b= ubo_own= ubo_made= ubo_mark= ubo_full= ubo_e= ubo_i= ubo_me= ubo_s= ubo_r=
 ubo_begun= ubo_late= ubo_failed= ubo_keep= ubo_far= ubo_0=0
+ubo_strict=-e
 
 ubo_say() { printf '\n%s %s\n' "$ubo_n" "$1" >&2; }
 
@@ -200,15 +201,17 @@ ubo_z='trap "trap \"\" TERM; wait; exit 143" TERM
 eval "shift
 $1"'
 
-# Told to end, it waits for what it has put into the background: its children would be zombies of a first process that
-# never waits.
+# A part that fails ends it with that part's exit code (`set -e`, but for the hook after): of `pg_dump a; pg_dump b` a shell
+# would tell the last one's alone. Told to end, it waits for what it has put into the background: its children would be
+# zombies of a first process that never waits.
 ubo_command() (
   exec 3<&- 4>&-
   trap - HUP INT PIPE USR1 USR2 EXIT
   trap 'trap "" TERM; wait; exit 143' TERM
-  if [ "$ubo_q" = bash ]; then exec bash -o pipefail -c "$ubo_z" bash "$ubo_c"; fi
+  if [ "$ubo_q" = bash ]; then exec bash $ubo_strict -o pipefail -c "$ubo_z" bash "$ubo_c"; fi
   if [ "$ubo_q" = pipefail ]; then set -o pipefail; fi
   set --
+  set $ubo_strict
   eval "$ubo_c"
 )
 

@@ -1,26 +1,29 @@
-//! The operator killed, told to end, cut off from the API server, without its policies, and away for hours.
+//! The operator killed, told to end, told of a network that it shall keep out of, cut off from the API server, without its
+//! policies, and away for hours.
 //!
 //! Each test changes the operator that all share, so they are played one after the other, whatever `--test-threads` says.
 //! Where two acts wait for the same thing, a crash and the minute that its Lease needs to expire, one test plays both.
 
+#[path = "disruption/denied.rs"]
+mod denied;
 mod installed;
 mod operator;
+#[path = "disruption/proxied.rs"]
+mod proxied;
 mod scene;
 
 use anyhow::{Context, Result, ensure};
 use chrono::{TimeDelta, Timelike};
-use installed::{until, until_for};
-use k8s_openapi::api::apps::v1::Deployment;
+use denied::Store;
+use installed::{Installed, until, until_for};
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::Api;
-use kube::api::{DeleteParams, ListParams, LogParams, Patch, PatchParams, PostParams};
-use operator::Operator;
-use rig::fault_proxy::FaultProxy;
+use kube::api::{ListParams, LogParams, Patch, PatchParams};
+use operator::{Operator, update};
 use scene::{BUSYBOX, Scene, TWO_LEASES, edit, kill_executor, kill_operator, operator_ready};
 use serde_json::{Value, json};
-use std::collections::BTreeSet;
 use tokio::sync::Mutex;
 use ubo::api::backup_job::BackupJob;
 use ubo::api::backup_run::{BackupRun, BackupRunStatus};
@@ -63,6 +66,11 @@ async fn gone(scene: &Scene, attempt: usize) -> Result<()> {
         Ok(scene.exec("box", &look).await?.trim().is_empty().then_some(()))
     })
     .await
+}
+
+/// A job that is tried twice.
+fn tried_twice(scene: &Scene, name: &str, command: &str) -> Value {
+    scene.job(name, command, |job| edit(job, "spec.retry", json!({"limit": 1, "backoffSeconds": 1})))
 }
 
 async fn may_go(scene: &Scene) -> Result<()> {
@@ -293,18 +301,40 @@ impl Away {
     }
 }
 
-/// Two updates: one that waits for what is at work, and one whose patience is short.
+/// Two updates: one that waits for what is at work, and one whose patience is short. Between them a network is denied.
 #[tokio::test]
 async fn an_update_lets_what_is_at_work_end_where_it_works_or_cancels_it_in_time() -> Result<()> {
     let _alone = STAGE.lock().await;
     let scene = scene().await?;
+    let store = Store::open(&scene).await?;
+    let played = async {
+        patient(&scene, &store).await?;
+        impatient(&scene).await
+    }
+    .await;
+    // The second update has made it so, if it came to that.
+    let restored = as_installed(&scene.installed).await;
+    played?;
+    restored?;
+    store.is_reached(&scene).await?;
+    scene.end().await
+}
+
+/// The operator's Deployment is as `ubo install` makes it, and ready.
+async fn as_installed(installed: &Installed) -> Result<()> {
+    update(installed, &[], None).await?;
+    operator_ready(installed).await
+}
+
+/// Told to end while it is at work, and given ten minutes: the run ends where it works, and others begin elsewhere.
+async fn patient(scene: &Scene, store: &Store) -> Result<()> {
     scene.apply(&scene.job("patient", IN_A_DIRECTORY, |_| {})).await?;
-    begun(&scene, 1).await?;
-    let first = executor(&scene, "patient-once").await?;
+    begun(scene, 1).await?;
+    let first = executor(scene, "patient-once").await?;
     let installed = &scene.installed;
     lead_is_lost_and_found(installed).await?;
-    ensure!(executor(&scene, "patient-once").await? == first, "it was taken away with the lead");
-    installed.kubectl(&set_env("UBO_SHUTDOWN_GRACE_SECONDS=3"), "").await?;
+    ensure!(executor(scene, "patient-once").await? == first, "it was taken away with the lead");
+    update(installed, &store.denied(), Some(3)).await?;
     let pods: Api<Pod> = Api::namespaced(installed.admin.clone(), "backup-system");
     let old = first.rsplit_once('-').map(|(pod, _)| pod).context("an instance")?;
     // That its pod is to go is not enough: the signal comes a moment later.
@@ -315,6 +345,7 @@ async fn an_update_lets_what_is_at_work_end_where_it_works_or_cancels_it_in_time
     .await?;
     // Another one leads by now. It begins no second run of the same BackupJob, and what belongs to others at once.
     operator_ready(installed).await?;
+    store.is_denied(scene).await?;
     let late = scene.start("patient").await?;
     let other = scene.back_up(&scene.job("other", "echo whole", |_| {})).await?;
     ensure!(other.phase == Phase::Succeeded && other.executor.as_deref() != Some(&first), "{other:?}");
@@ -324,8 +355,8 @@ async fn an_update_lets_what_is_at_work_end_where_it_works_or_cancels_it_in_time
     scene.apply(&scene.job("next", "echo next > /backup/dump", |_| {})).await?;
     let waits = scene.run_until("next-once", "to wait for the directory", waits_for_a_directory).await?;
     ensure!(waits.message.as_deref().is_some_and(|said| said.contains("patient-once")), "{waits:?}");
-    ensure!(executor(&scene, "patient-once").await? == first, "it was taken away from a process that lives");
-    may_go(&scene).await?;
+    ensure!(executor(scene, "patient-once").await? == first, "it was taken away from a process that lives");
+    may_go(scene).await?;
     let status = scene.ended("patient-once").await?;
     ensure!(status.phase == Phase::Succeeded && status.attempts.len() == 1, "{status:?}");
     let second = scene.ended(&late).await?;
@@ -334,9 +365,7 @@ async fn an_update_lets_what_is_at_work_end_where_it_works_or_cancels_it_in_time
     let next = scene.ended("next-once").await?;
     ensure!(next.phase == Phase::Succeeded && reasons(&next) == ["BackupDirectoryBusy", "Succeeded"], "{next:?}");
     // Its work done, it goes, and takes its Lease along.
-    buried(&scene, &first).await?;
-    impatient(&scene).await?;
-    scene.end().await
+    buried(scene, &first).await
 }
 
 fn waits_for_a_directory(run: &BackupRun) -> bool {
@@ -345,7 +374,7 @@ fn waits_for_a_directory(run: &BackupRun) -> bool {
 }
 
 /// Somebody else writes himself into the scheduling Lease, and is not heard of any more.
-async fn lead_is_lost_and_found(installed: &installed::Installed) -> Result<()> {
+async fn lead_is_lost_and_found(installed: &Installed) -> Result<()> {
     let leases: Api<Lease> = Api::namespaced(installed.admin.clone(), "backup-system");
     let stolen = json!({"spec": {"holderIdentity": "nobody", "leaseDurationSeconds": 15}});
     leases.patch("ubo-scheduler", &PatchParams::default(), &Patch::Merge(&stolen)).await?;
@@ -360,10 +389,10 @@ async fn lead_is_lost_and_found(installed: &installed::Installed) -> Result<()> 
 async fn impatient(scene: &Scene) -> Result<()> {
     let installed = &scene.installed;
     scene.exec("box", "rm /tmp/go /tmp/tried").await?;
-    scene.apply(&tried_twice(scene, "cancelled")).await?;
+    scene.apply(&tried_twice(scene, "cancelled", IN_A_DIRECTORY)).await?;
     begun(scene, 1).await?;
     let first = executor(scene, "cancelled-once").await?;
-    installed.kubectl(&set_env("UBO_SHUTDOWN_GRACE_SECONDS-"), "").await?;
+    update(installed, &[], None).await?;
     begun(scene, 2).await?;
     gone(scene, 1).await?;
     may_go(scene).await?;
@@ -373,125 +402,6 @@ async fn impatient(scene: &Scene) -> Result<()> {
     let dead: Vec<_> = scene.objects().await?.into_iter().filter(|key| key.contains("/cancelled-")).collect();
     ensure!(dead.iter().all(|key| key.contains("-2/") || key.ends_with("/owner.json")), "{dead:?}");
     operator_ready(installed).await
-}
-
-/// One operator behind a proxy for both: its connections are cut, and it lives on; then it cannot be heard any more.
-#[tokio::test]
-async fn a_stream_that_is_cut_is_no_backup_and_who_is_cut_off_ends_its_run_before_another_one_begins_it() -> Result<()>
-{
-    let _alone = STAGE.lock().await;
-    let scenes = (scene().await?, scene().await?);
-    let installed = &scenes.0.installed;
-    let proxy = FaultProxy::tcp(&installed.cluster.node, &installed.cluster.api)?;
-    // It is a pod of its own, so that the Deployment's replicas are not behind the proxy.
-    let operator = Operator::now(installed).await?;
-    operator.scale(installed, 0).await?;
-    let alone = lonely(installed, proxy.address()).await?;
-    let result = async {
-        cut(&scenes.0, &proxy, &alone).await?;
-        cut_off(&scenes.1, &proxy, &alone).await
-    }
-    .await;
-    let pods: Api<Pod> = Api::namespaced(installed.admin.clone(), "backup-system");
-    pods.delete(&alone, &DeleteParams { grace_period_seconds: Some(1), ..DeleteParams::default() }).await?;
-    operator.scale(installed, 2).await?;
-    result?;
-    scenes.0.end().await?;
-    scenes.1.end().await
-}
-
-/// A job that is tried twice.
-fn tried_twice(scene: &Scene, name: &str) -> Value {
-    scene.job(name, IN_A_DIRECTORY, |job| edit(job, "spec.retry", json!({"limit": 1, "backoffSeconds": 1})))
-}
-
-/// Its stream is cut, and everything else that it has open: the next attempt is a backup.
-async fn cut(scene: &Scene, proxy: &FaultProxy, alone: &str) -> Result<()> {
-    scene.apply(&tried_twice(scene, "cut")).await?;
-    begun(scene, 1).await?;
-    let executor = executor(scene, "cut-once").await?;
-    ensure!(scene::is_of(&executor, alone), "executed by {executor}");
-    ensure!(proxy.seen().open > 0, "the operator does not go through the proxy");
-    proxy.cut();
-    begun(scene, 2).await?;
-    gone(scene, 1).await?;
-    may_go(scene).await?;
-    let status = scene.ended("cut-once").await?;
-    ensure!(status.phase == Phase::Succeeded && reasons(&status) == ["StreamCut", "Succeeded"], "{status:?}");
-    let executors: BTreeSet<_> = status.attempts.iter().map(|attempt| attempt.executor.as_deref()).collect();
-    ensure!(executors.len() == 1, "the operator did not survive the cut: {status:?}");
-    let backups = manifests(scene).await?;
-    ensure!(backups.len() == 1 && backups[0].contains("-2/"), "{backups:?}");
-    // Of the first attempt nothing lies at the destination, since the operator lived on.
-    let rest: Vec<_> = scene.objects().await?.into_iter().filter(|key| key.contains("-1/")).collect();
-    ensure!(rest.is_empty(), "{rest:?}");
-    Ok(())
-}
-
-/// It lives, and cannot be heard: another one begins its run anew when it has ended it.
-async fn cut_off(scene: &Scene, proxy: &FaultProxy, alone: &str) -> Result<()> {
-    let installed = &scene.installed;
-    scene.apply(&tried_twice(scene, "parted")).await?;
-    begun(scene, 1).await?;
-    let first = executor(scene, "parted-once").await?;
-    ensure!(scene::is_of(&first, alone), "executed by {first}");
-    followers(installed).await?;
-    proxy.stall(true);
-    // The next attempt begins when the first one is gone from the pod, or ends with 9.
-    begun(scene, 2).await?;
-    gone(scene, 1).await?;
-    may_go(scene).await?;
-    let status = scene.ended("parted-once").await?;
-    ensure!(status.phase == Phase::Succeeded && reasons(&status) == ["OperatorRestarted", "Succeeded"], "{status:?}");
-    // Back again, it finds that its record is another's, and says nothing in it.
-    proxy.stall(false);
-    proxy.cut();
-    let pods: Api<Pod> = Api::namespaced(installed.admin.clone(), "backup-system");
-    until_for(TWO_LEASES, "it to find its run taken over", || async {
-        let said = pods.logs(alone, &LogParams::default()).await?;
-        Ok(said.contains("another process has the run by now").then_some(()))
-    })
-    .await?;
-    let after = scene.ended("parted-once").await?;
-    ensure!(after == status, "the record was changed: {after:?}");
-    let backups = manifests(scene).await?;
-    ensure!(backups.len() == 1 && backups[0].contains("-2/"), "{backups:?}");
-    until("the first attempt's folder to be empty", || async {
-        Ok((!scene.objects().await?.iter().any(|key| key.contains("-1/"))).then_some(()))
-    })
-    .await
-}
-
-/// Two replicas beside somebody else who leads.
-async fn followers(installed: &installed::Installed) -> Result<()> {
-    installed.kubectl(&["-n", "backup-system", "scale", "deployment/operator", "--replicas=2"], "").await?;
-    let api: Api<Deployment> = Api::namespaced(installed.admin.clone(), "backup-system");
-    until_for(TWO_LEASES, "two followers to be ready", || async {
-        let status = api.get("operator").await?.status.unwrap_or_default();
-        Ok((status.ready_replicas == Some(2)).then_some(()))
-    })
-    .await
-}
-
-/// A pod like those of the Deployment, which talks to the API server through a proxy. Ready, and leading, when this returns.
-async fn lonely(installed: &installed::Installed, proxy: std::net::SocketAddr) -> Result<String> {
-    let printed = ubo::install::documents(&ubo::install::manifests("localhost/ubo:dev")?)?;
-    let deployment = printed.into_iter().find(|document| document["kind"] == "Deployment").context("a Deployment")?;
-    let mut pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"generateName": "lonely-"},
-        "spec": deployment["spec"]["template"]["spec"]});
-    let env = pod["spec"]["containers"][0]["env"].as_array_mut().context("an environment")?;
-    env.push(json!({"name": "KUBERNETES_SERVICE_HOST", "value": proxy.ip().to_string()}));
-    env.push(json!({"name": "KUBERNETES_SERVICE_PORT", "value": proxy.port().to_string()}));
-    let pods: Api<Pod> = Api::namespaced(installed.admin.clone(), "backup-system");
-    let made = pods.create(&PostParams::default(), &serde_json::from_value(pod)?).await?;
-    let name = made.metadata.name.context("a name")?;
-    let leases: Api<Lease> = Api::namespaced(installed.admin.clone(), "backup-system");
-    until_for(TWO_LEASES, "the lonely operator to lead", || async {
-        let holder = leases.get_opt("ubo-scheduler").await?.and_then(|lease| lease.spec?.holder_identity);
-        Ok(holder.is_some_and(|holder| scene::is_of(&holder, &name)).then_some(()))
-    })
-    .await?;
-    Ok(name)
 }
 
 #[tokio::test]

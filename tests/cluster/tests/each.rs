@@ -1,4 +1,5 @@
-//! Every pod of a workload in one run: all of them, one that is missing, none, and pods that go while it is at work.
+//! Every pod of a workload in one run: all of them, one that is missing, none, pods that go while it is at work, and one
+//! that another run has.
 
 mod installed;
 mod scene;
@@ -7,12 +8,13 @@ use anyhow::{Context, Result, ensure};
 use installed::until;
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::DeleteParams;
-use scene::{BUSYBOX, SLEEP, Scene, edit, pipe};
+use scene::{BUSYBOX, HOLD, SLEEP, Scene, edit, pipe};
 use serde_json::{Value, json};
 use std::path::Path;
 use std::process::{Command, Output};
 use ubo::api::backup_run::BackupRunStatus;
 use ubo::run::Phase;
+use ubo::run::record::WAIT_PAUSE;
 
 /// A StatefulSet of pods that each have other data, and are Ready as long as `/tmp/unready` is not there.
 fn stateful_set(name: &str, replicas: u32) -> Value {
@@ -221,5 +223,54 @@ async fn pods_that_go_while_it_is_at_work_are_missing() -> Result<()> {
     let stray: Vec<_> =
         scene.objects().await?.into_iter().filter(|key| key.contains("gone-1/") || key.contains("gone-2/")).collect();
     ensure!(stray.is_empty(), "{stray:?}");
+    scene.end().await
+}
+
+/// The other run is one that the operator knows nothing of: the attempt finds it in the pod, and is not lost by it.
+#[tokio::test]
+async fn a_pod_in_which_another_run_has_the_directory_is_looked_at_again_after_the_others() -> Result<()> {
+    let scene = Scene::new("each-taken").await?;
+    scene.apply(&stateful_set("taken", 2)).await?;
+    all_ready(&scene, "taken", 2).await?;
+    scene.exec("taken-0", HOLD).await?;
+    let strategy = json!({"type": "dump", "command": "hostname > /backup/name"});
+    scene.apply(&over_each(&scene, "taken", "taken", strategy)).await?;
+    until("the archive of taken-1", || async {
+        Ok(scene.objects().await?.iter().any(|key| key.ends_with("/taken-1/archive.tar.zst")).then_some(()))
+    })
+    .await?;
+    let status = scene.at_work("taken-once").await?;
+    ensure!(status.attempts.len() == 1 && status.attempts[0].completion_time.is_none(), "{status:?}");
+    let objects = scene.objects().await?;
+    let early: Vec<_> =
+        objects.iter().filter(|key| key.contains("/taken-0/") || key.ends_with("/manifest.json")).collect();
+    ensure!(early.is_empty(), "while another run has taken-0 there lies {early:?}");
+    ensure!(scene.exec("taken-0", "cat /backup/theirs").await? == "theirs\n", "the other run's directory was touched");
+
+    // Through, that one goes as every run does: its directory, its marker, its process.
+    scene.exec("taken-0", "rm -rf /backup && rm /backup.ubo-run && kill $(cat /tmp/holder)").await?;
+    let status = scene.ended("taken-once").await?;
+    let attempts: Vec<_> = status.attempts.iter().map(|attempt| (attempt.number, attempt.reason.as_deref())).collect();
+    ensure!(status.phase == Phase::Succeeded && attempts == [(1, Some("Succeeded"))], "{status:?}");
+    ensure!(status.pod.as_deref() == Some("taken-0, taken-1"), "{status:?}");
+    // It was waited for within the attempt. Times in a status are whole seconds.
+    let took = status.completion_time.as_ref().context("an end")?.0;
+    let took = took.duration_since(status.start_time.as_ref().context("a start")?.0).as_secs();
+    ensure!(took + 1 >= i64::try_from(WAIT_PAUSE.as_secs())?, "nobody waited for taken-0: {took} s");
+    for pod in ["taken-0", "taken-1"] {
+        let tar = pipe("zstd", &["-d", "-c"], scene.object(&status, &format!("{pod}/archive.tar.zst")).await?).await?;
+        let listed = pipe("tar", &["-t"], tar.clone()).await?;
+        ensure!(!String::from_utf8_lossy(&listed).contains("theirs"), "the other run's file is in that of {pod}");
+        let name = pipe("tar", &["-x", "-O", "./name"], tar).await?;
+        ensure!(name == format!("{pod}\n").as_bytes(), "the archive of {pod} is of {name:?}");
+        let left = scene.exec(pod, "ls -d /backup /backup.ubo-run* 2> /dev/null || true").await?;
+        ensure!(left.trim().is_empty(), "in {pod} stays {left}");
+    }
+    let verified = ubo(&scene, &["verify", &scene.uri()])?;
+    ensure!(verified.status.success() && String::from_utf8_lossy(&verified.stdout).contains("2 pods"), "{verified:?}");
+    ensure!(scene.open_uploads()?.is_empty(), "an upload is open");
+    let said = scene.event_reasons("taken-once").await?;
+    let lost = said.iter().any(|reason| reason == "RunWaits" || reason == "AttemptRetried");
+    ensure!(!lost, "{said:?}");
     scene.end().await
 }

@@ -11,7 +11,7 @@ use k8s_openapi::api::core::v1::{Namespace, Pod};
 use kube::Api;
 use kube::api::ListParams;
 use rig::fault_proxy::{Fault, Rule, Which};
-use scene::{BUSYBOX, SLEEP, Scene, edit};
+use scene::{BUSYBOX, HOLD, SLEEP, Scene, edit};
 use serde_json::{Value, json};
 use std::time::Duration;
 use ubo::api::backup_job::{BackupJob, JobPhase};
@@ -26,12 +26,6 @@ use ubo::run::ports::{StatusWrite, Written};
 const STREAM: &str = "head -c 30000000 /dev/urandom; sleep 3601";
 /// The same in the directory form.
 const DIRECTORY: &str = "echo half > /backup/half; sleep 3602";
-/// Holds a directory as a run does that the operator knows nothing of: a marker beside it names a process that lives, by the
-/// time that it began, and the container that it is in.
-const HOLD: &str = "since() { sed 's/.*) //' /proc/$1/stat | cut -d' ' -f20; }; sleep 3603 > /dev/null 2>&1 < /dev/null & \
-                    echo $! > /tmp/holder; here=$(cat /proc/sys/kernel/hostname):$(since 1); \
-                    echo \"6b1cbb4c-0000-4000-8000-000000000002 $! $(since $!) $here elsewhere-20261124-0200\" > \
-                    /backup.ubo-run; mkdir /backup; echo theirs > /backup/theirs";
 /// What a run waits for that a test lets go on.
 const UNTIL_TOLD: &str = "until [ -e /go ]; do sleep 0.2; done; echo data";
 

@@ -164,6 +164,26 @@ fn a_reset_is_no_orderly_end() {
 }
 
 #[test]
+fn a_reset_befalls_every_connection_that_is_open_and_none_that_comes_after() {
+    let (address, told) = server();
+    let proxy = FaultProxy::tcp("127.0.0.1", &address.to_string()).expect("a proxy");
+    let connected = || {
+        let mut client = TcpStream::connect(proxy.address()).expect("a connection");
+        put(&mut client, "/", b"asked");
+        assert_eq!(status(&mut client), Some(200));
+        client
+    };
+    let clients = [connected(), connected(), connected()];
+    proxy.reset();
+    for mut client in clients {
+        assert_eq!(client.read(&mut [0]).map_err(|error| error.kind()), Err(ErrorKind::ConnectionReset));
+    }
+    let _later = connected();
+    let seen = proxy.wait(PATIENCE, |seen| seen.open == 1).expect("the later one alone");
+    assert_eq!((seen.connections, told.try_iter().count()), (4, 4));
+}
+
+#[test]
 fn the_work_is_done_and_nobody_is_told() {
     let (address, told) = server();
     let proxy = FaultProxy::http("127.0.0.1", &address.to_string()).expect("a proxy");

@@ -8,6 +8,7 @@ use anyhow::{Context, Result};
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::ListParams;
 use kube::{Api, Client};
+use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -52,6 +53,20 @@ impl Operator {
     fn pods(&self) -> Api<Pod> {
         Api::namespaced(self.client.clone(), "backup-system")
     }
+}
+
+/// Changes the operator as a user would, by a patch of its Deployment: the arguments that it has besides its own, and how
+/// many seconds what is at work may take to end (`None`: as it is installed).
+pub async fn update(installed: &Installed, more: &[String], grace: Option<u32>) -> Result<()> {
+    let args: Vec<&str> = std::iter::once("operator").chain(more.iter().map(String::as_str)).collect();
+    let mut patience = json!({"name": "UBO_SHUTDOWN_GRACE_SECONDS"});
+    match grace {
+        Some(seconds) => patience["value"] = json!(seconds.to_string()),
+        None => patience["$patch"] = json!("delete"),
+    }
+    let container = json!({"name": "operator", "args": args, "env": [patience]});
+    let change = json!({"spec": {"template": {"spec": {"containers": [container]}}}});
+    kubectl(installed, &["patch", DEPLOYMENT, "-p", &change.to_string()]).await
 }
 
 /// Status and body of a GET at the admin port of the replica that leads, and then of one that follows.

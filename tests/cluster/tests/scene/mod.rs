@@ -24,6 +24,12 @@ use ubo::run::ports::phase_of;
 
 /// A container that does nothing until it is told to end.
 pub const SLEEP: &str = "trap 'exit 0' TERM; sleep 100000 & wait";
+/// Holds `/backup` as a run does that the operator knows nothing of: a marker beside it names a process that lives, by the
+/// time that it began, and the container that it is in.
+pub const HOLD: &str = "since() { sed 's/.*) //' /proc/$1/stat | cut -d' ' -f20; }; sleep 3603 > /dev/null 2>&1 < \
+                        /dev/null & echo $! > /tmp/holder; here=$(cat /proc/sys/kernel/hostname):$(since 1); echo \
+                        \"6b1cbb4c-0000-4000-8000-000000000002 $! $(since $!) $here elsewhere-20261124-0200\" > \
+                        /backup.ubo-run; mkdir /backup; echo theirs > /backup/theirs";
 /// An image with busybox as its shell and tar.
 pub const BUSYBOX: &str = "localhost/busybox:1";
 /// Until a Lease whose holder died has passed on, and a dead executor's runs are taken over, on a machine that is busy.
