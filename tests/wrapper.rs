@@ -367,7 +367,7 @@ fn when_the_reader_goes_everything_goes() {
 fn what_starts_while_all_is_ended_is_told_to_end_too() {
     in_each(|c| {
         let [begun, told] = ["begun", "told"].map(|name| c.path(name));
-        let late = format!("sleep 1000; echo $? > {}", told.display());
+        let late = format!("sleep 1000 || echo $? > {}", told.display());
         let command = format!("trap '{late}; exit' TERM; touch {}; sleep 1000", begun.display());
         for stopped in [true, false] {
             let mut child = c.start(&Container::plan(DumpForm::Stdout, &command));

@@ -308,7 +308,7 @@ async fn an_update_lets_what_is_at_work_end_where_it_works_or_cancels_it_in_time
     let scene = scene().await?;
     let store = Store::open(&scene).await?;
     let played = async {
-        patient(&scene, &store).await?;
+        Box::pin(patient(&scene, &store)).await?;
         impatient(&scene).await
     }
     .await;

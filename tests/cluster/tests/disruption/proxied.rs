@@ -29,8 +29,8 @@ async fn a_stream_that_is_cut_or_reset_is_no_backup_and_who_is_cut_off_ends_its_
     operator.scale(installed, 0).await?;
     let alone = lonely(installed, proxy.address()).await?;
     let result = async {
-        broken(&cut, &proxy, &alone, FaultProxy::cut).await.context("orderly ends")?;
-        broken(&reset, &proxy, &alone, FaultProxy::reset).await.context("resets")?;
+        Box::pin(broken(&cut, &proxy, &alone, FaultProxy::cut)).await.context("orderly ends")?;
+        Box::pin(broken(&reset, &proxy, &alone, FaultProxy::reset)).await.context("resets")?;
         cut_off(&off, &proxy, &alone).await
     }
     .await;
