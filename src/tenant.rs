@@ -92,9 +92,7 @@ impl fmt::Debug for Tenants {
 impl Tenants {
     /// From the operator's own configuration: its server and certificate authority are used, its credentials only to ask
     /// for tokens.
-    pub fn new(mut config: Config, clock: Arc<dyn Clock>) -> Result<Self, Failure> {
-        // An exec must not be repeated by a layer below us; attempts are counted above.
-        config.default_retry = false;
+    pub fn new(config: Config, clock: Arc<dyn Clock>) -> Result<Self, Failure> {
         let operator = client(&config)?;
         Ok(Self(Arc::new(Shared { operator, config, clock, slots: Mutex::default() })))
     }
@@ -270,8 +268,7 @@ mod tests {
     /// Answers one request after the other with these, and gives what each asked for as its web socket protocol.
     async fn asked(answers: &[&str]) -> Vec<String> {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let mut config = Config::new(format!("http://{}", listener.local_addr().unwrap()).parse().unwrap());
-        config.default_retry = false; // as `Tenants::new` has it
+        let config = Config::new(format!("http://{}", listener.local_addr().unwrap()).parse().unwrap());
         let client = client(&config).unwrap();
         let opening = async {
             let place = exec_loop::Place { namespace: "shop", pod: "web-0", container: "main" };

@@ -24,7 +24,8 @@ use crate::source::exec_loop;
 /// Bytes that one read of a socket takes at most: four records of TLS.
 const READ_SIZE: usize = 64 * 1024;
 
-/// A client of this server, with the limits and the identity of `config`; nothing is tried again by it.
+/// A client of this server, with the limits and the identity of `config`. It tries nothing again, whatever
+/// `config.default_retry` says: an exec must not be repeated by a layer below us, and attempts are counted above.
 ///
 /// # Errors
 /// What is wrong in `config`.
