@@ -229,10 +229,14 @@ async fn a_server_that_does_not_is_read_back() {
 
 #[tokio::test]
 async fn a_checksum_that_differs_is_a_mismatch() {
-    let (server, destination) = start(Misbehaviour { confused: true, ..Misbehaviour::default() }).await;
-    let failure = upload(&*destination, &BODY).await.unwrap_err();
-    assert_eq!(failure.reason, Reason::DestinationMismatch, "{failure}");
-    nothing_left(&server);
+    // In several parts, and in one request that has stored the object by the time its answer is judged; whether what is
+    // stored differs or not.
+    for (size, corrupt) in [(20_000_000, false), (20_000_000, true), (5, false), (5, true)] {
+        let (server, destination) = start(Misbehaviour { confused: true, corrupt, ..Misbehaviour::default() }).await;
+        let failure = upload(&*destination, &BODY[..size]).await.unwrap_err();
+        assert_eq!(failure.reason, Reason::DestinationMismatch, "{size}, {corrupt}: {failure}");
+        nothing_left(&server);
+    }
 }
 
 #[tokio::test]
@@ -247,7 +251,12 @@ async fn a_part_is_tried_again_and_nothing_is_doubled() {
 async fn an_answer_that_was_lost_is_found_out() {
     let (server, destination) = start(Misbehaviour { forgetful: true, ..Misbehaviour::default() }).await;
     assert_eq!(upload(&*destination, &BODY).await.unwrap(), 20_000_000);
-    assert_eq!(count(&server, "complete"), 2);
+    // Of what is there nobody has said anything, so it is read.
+    assert_eq!((count(&server, "complete"), count(&server, "get")), (2, 1));
+    let (server, destination) = start(Misbehaviour { forgetful: true, corrupt: true, ..Misbehaviour::default() }).await;
+    let failure = upload(&*destination, &BODY).await.unwrap_err();
+    assert_eq!(failure.reason, Reason::DestinationMismatch, "{failure}");
+    nothing_left(&server);
     // A document that is written if absent: the second try finds the first one's.
     let (_server, destination) = start(Misbehaviour { forgetful: true, ..Misbehaviour::default() }).await;
     let put = |text: &'static str| {

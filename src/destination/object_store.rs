@@ -9,10 +9,10 @@
 //!   time and a hung one is tried again. A read that breaks off goes on where it stopped.
 //!
 //! # What commit means
-//! The last parts are sent and the upload is completed. An error there may be a lost answer: the object's presence with
-//! the right size decides, since nobody else writes under an attempt's folder. Where the server did not confirm the CRC32C
-//! of what it got, the object is read back and its BLAKE3 compared. A commit that fails has aborted the upload, or removed
-//! the object.
+//! The last parts are sent and the upload is completed. An error there may be a lost answer: then an object of the right
+//! size is read back and its BLAKE3 compared, since nobody else writes under an attempt's folder. The same is done where the
+//! server did not confirm the CRC32C of what it got. Where it computed another one, that decides, whatever else it says: it
+//! may have stored other bytes of the same length. A commit that fails has aborted the upload, or removed the object.
 //!
 //! # What leaks
 //! A process that is killed leaves its multipart upload, and so does a CreateMultipartUpload whose answer was lost before
@@ -307,11 +307,16 @@ impl Upload {
             return Err(Failure::new(Reason::Internal, "an upload was completed twice. Please report it"));
         };
         let closed = writer.close().await;
+        let watch = self.store.watch.as_deref();
+        if watch.is_some_and(Watch::mismatch) {
+            return Err(mismatch(&self.key, &self.store.name, "the server computed another checksum"));
+        }
+        let answered = closed.is_ok();
         let size = self.store.stat(&self.key).await;
         let size = match (closed, size) {
             (Ok(_), size) => size?.map(|info| info.size),
             (Err(e), Ok(Some(info))) if info.size == self.tally.size() => {
-                tracing::warn!(key = %self.key, kind = %e.kind(), "an upload was complete although its answer was lost");
+                tracing::warn!(key = %self.key, kind = %e.kind(), "the answer to an upload was lost; what is there is read back");
                 Some(info.size)
             }
             (Err(e), _) => return Err(self.store.failure(&e, "completing", self.key.as_str())),
@@ -324,7 +329,7 @@ impl Upload {
                 &format!("{} bytes were sent, {there} are there", self.tally.size()),
             ));
         }
-        if self.store.watch.as_ref().is_none_or(|watch| watch.unchecked()) {
+        if !answered || watch.is_none_or(Watch::unchecked) {
             let back = self.store.read_back(&self.key).await?.measure();
             if back != self.tally.measure() {
                 return Err(mismatch(&self.key, &self.store.name, "it reads back differently"));
