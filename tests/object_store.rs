@@ -14,6 +14,7 @@ use ubo::destination::address::Address;
 use ubo::destination::build::build;
 use ubo::destination::{Destination, Put, Staged, Stored};
 use ubo::error::Reason;
+use ubo::repository::catalog::newest;
 use ubo::source::{Completion, Ending};
 
 /// How the server misbehaves.
@@ -80,6 +81,7 @@ async fn answer(State(server): State<Shared>, method: Method, uri: Uri, headers:
         (&Method::PUT, None) => "put",
         (&Method::DELETE, None) => "delete",
         (&Method::HEAD, _) => "stat",
+        (&Method::GET, _) if query.contains_key("list-type") => "list",
         _ => "get",
     };
     server.seen.push(what.into());
@@ -145,6 +147,16 @@ async fn answer(State(server): State<Shared>, method: Method, uri: Uri, headers:
         ("delete", _) => {
             server.objects.remove(&key);
             StatusCode::NO_CONTENT.into_response()
+        }
+        // As old as their content says, in seconds.
+        ("list", _) => {
+            let objects = server.objects.iter().map(|(key, content)| {
+                let (seconds, size) = (String::from_utf8_lossy(content), content.len());
+                let time = format!("<LastModified>2026-01-02T03:04:{seconds}.000Z</LastModified>");
+                format!("<Contents><Key>{key}</Key><Size>{size}</Size>{time}</Contents>")
+            });
+            let all: String = objects.collect();
+            format!("<ListBucketResult><IsTruncated>false</IsTruncated>{all}</ListBucketResult>").into_response()
         }
         _ => server.objects.get(&key).map_or_else(|| error(404, "NoSuchKey"), |object| object.clone().into_response()),
     }
@@ -276,6 +288,17 @@ async fn a_server_without_conditional_writes_is_asked_first() {
     };
     assert_eq!(put("first").await, Stored::Written);
     assert_eq!(put("second").await, Stored::AlreadyThere);
+}
+
+#[tokio::test]
+async fn the_server_says_which_backup_is_newest_where_the_name_does_not() {
+    let (_server, destination) = start(Misbehaviour::default()).await;
+    let manifest = |run: &str| ObjectKey::new(format!("default/pg/{run}-abcdef01-1/manifest.json")).unwrap();
+    for (run, seconds) in [("pg-m1", "20"), ("pg-m2", "40"), ("pg-m3", "30"), ("pg-20260102-0305", "10")] {
+        destination.put(&manifest(run), Bytes::from_static(seconds.as_bytes()), Put::Always).await.unwrap();
+    }
+    let found = newest(&*destination, &ObjectKey::new("default/pg").unwrap(), 3).await.unwrap();
+    assert_eq!(found, ["pg-20260102-0305", "pg-m2", "pg-m3"].map(manifest));
 }
 
 #[tokio::test]

@@ -8,6 +8,7 @@ use crate::error::Failure;
 use crate::source::Completion;
 use async_trait::async_trait;
 use bytes::Bytes;
+use chrono::{DateTime, Utc};
 use futures::stream::BoxStream;
 use std::ops::Range;
 
@@ -41,6 +42,8 @@ pub struct ObjectInfo {
     pub key: ObjectKey,
     /// Its size in bytes.
     pub size: u64,
+    /// When it was written, where the destination says so.
+    pub modified: Option<DateTime<Utc>>,
 }
 
 /// When a small document is written.

@@ -39,11 +39,11 @@ use futures::stream::BoxStream;
 use futures::{StreamExt, TryStreamExt};
 use opendal::layers::{RetryLayer, TimeoutLayer};
 use opendal::options::{ListOptions, WriteOptions};
-use opendal::{ErrorKind, HttpTransporter, OperationContext, Operator, Writer};
+use opendal::{ErrorKind, HttpTransporter, Metadata, OperationContext, Operator, Writer};
 use std::error::Error as _;
 use std::ops::Range;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 /// Size of a part of an upload, in bytes.
 const PART_SIZE: usize = 8 * 1024 * 1024;
@@ -176,6 +176,11 @@ fn layered(operator: Operator) -> Operator {
     )
 }
 
+fn info(key: ObjectKey, meta: &Metadata) -> ObjectInfo {
+    let modified = meta.last_modified().map(|time| SystemTime::from(time).into());
+    ObjectInfo { key, size: meta.content_length(), modified }
+}
+
 #[async_trait]
 impl Destination for ObjectStore {
     fn capability(&self) -> Capability {
@@ -211,7 +216,7 @@ impl Destination for ObjectStore {
 
     async fn stat(&self, key: &ObjectKey) -> Result<Option<ObjectInfo>, Failure> {
         match self.small().stat(key.as_str()).await {
-            Ok(meta) => Ok(Some(ObjectInfo { key: key.clone(), size: meta.content_length() })),
+            Ok(meta) => Ok(Some(info(key.clone(), &meta))),
             Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
             Err(e) => Err(self.failure(&e, "looking at", key.as_str())),
         }
@@ -257,9 +262,7 @@ impl Destination for ObjectStore {
                 Err(e) => Some(Err(store.failure(&e, "listing", &prefix))),
                 Ok(entry) if entry.metadata().is_dir() => None,
                 // A key that is not one of ours (`a//b`) was written by somebody else, and is none of our business.
-                Ok(entry) => ObjectKey::new(entry.path())
-                    .ok()
-                    .map(|key| Ok(ObjectInfo { key, size: entry.metadata().content_length() })),
+                Ok(entry) => ObjectKey::new(entry.path()).ok().map(|key| Ok(info(key, entry.metadata()))),
             };
             futures::future::ready(found)
         });

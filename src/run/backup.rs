@@ -41,7 +41,6 @@
 //! An object is closed at [`SEGMENT_SIZE`] and the next one begun (S3 takes 10,000 parts, which are 78 GiB here). All of
 //! one source are committed at its end, in order.
 
-use super::guard::shrunk;
 use super::record::WAIT_PAUSE;
 use super::report::{Ownership, Plan, Progress, Report};
 use crate::api::names::ObjectKey;
@@ -49,7 +48,7 @@ use crate::archive::encrypt::encrypt;
 use crate::clock::Clock;
 use crate::destination::{Destination, Put, Stored};
 use crate::error::{Failure, Reason};
-use crate::repository::catalog::{self, read_document};
+use crate::repository::catalog::read_document;
 use crate::repository::layout;
 use crate::repository::manifest::{self, Manifest, Object, Outcome, Shrunk};
 use crate::source::{Completion, Source};
@@ -63,6 +62,7 @@ use tokio_util::sync::CancellationToken;
 use verdict::{Fate, Frame, Kept, of_each, of_one};
 
 mod claim;
+mod compare;
 mod part;
 mod verdict;
 
@@ -352,25 +352,6 @@ impl<'a> Attempt<'a> {
             }
         }
         Ok(Report::of(&self.folder, manifest, self.ownership.clone()))
-    }
-
-    /// Whether it is much smaller than those before it. Not knowing that spoils no backup, but is said.
-    async fn compare(&mut self, raw_size: u64, outcome: Outcome) -> Option<Shrunk> {
-        let maximum = self.plan.maximum_shrink_percent.filter(|_| outcome == Outcome::Complete)?;
-        let archive = &self.plan.id.archive;
-        let archives = match catalog::load(self.destination, &format!("{archive}/")).await {
-            Ok(archives) => archives,
-            Err(failure) => {
-                let reason = failure.reason;
-                self.warn(format!(
-                    "whether it has shrunk is not known: the backups before it could not be read ({reason})"
-                ));
-                return None;
-            }
-        };
-        let ours = archives.iter().find(|found| found.name == archive.as_str())?;
-        let before = ours.backups.iter().map(|backup| &backup.manifest);
-        shrunk(raw_size, before, maximum, self.plan.accepted.as_deref())
     }
 
     /// The last of what the command said, if it said anything.

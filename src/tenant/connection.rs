@@ -16,8 +16,8 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use tokio::io::BufReader;
 use tokio::net::TcpStream;
-use tower::{BoxError, ServiceBuilder};
 use tower::util::{MapRequestLayer, MapResponse};
+use tower::{BoxError, ServiceBuilder};
 
 use crate::source::exec_loop;
 
@@ -88,11 +88,7 @@ impl Write for Buffered {
         self.0.is_write_vectored()
     }
 
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bytes: &[IoSlice<'_>],
-    ) -> Poll<IoResult<usize>> {
+    fn poll_write_vectored(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[IoSlice<'_>]) -> Poll<IoResult<usize>> {
         self.inner().poll_write_vectored(cx, bytes)
     }
 }

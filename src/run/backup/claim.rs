@@ -58,8 +58,7 @@ impl Attempt<'_> {
             Ok(there) if there.owner == *owner => {}
             Ok(OwnerDocument { owner: old, .. }) => {
                 let archive = &self.plan.id.archive;
-                let again =
-                    (&old.cluster_id, &old.namespace, &old.job) == (&owner.cluster_id, &owner.namespace, &owner.job);
+                let again = owner.is_same_job(&old);
                 if again || self.plan.adopt.as_ref() == Some(&old.id()) {
                     self.destination.put(&key, ours, Put::Always).await?;
                     let which = if again { "an earlier BackupJob" } else { "BackupJob" };
