@@ -298,7 +298,7 @@ impl<'a> Attempt<'a> {
                 self.part = None;
                 self.progress.files.store(files, Ordering::Relaxed);
                 if !stays.is_empty() {
-                    failure.message = format!("{}. In {} stays: {}", failure.message, self.folder, stays.join(", "));
+                    failure = failure.leaving(format!("In {} stays: {}", self.folder, stays.join(", ")));
                 }
                 Ok(Fate::Missing(failure))
             }
@@ -400,7 +400,7 @@ impl<'a> Attempt<'a> {
     }
 
     /// Ends the source, throws away what was staged, removes what was written. Gives the failure, with what had to stay.
-    async fn clean_up(mut self, mut failure: Failure) -> Failure {
+    async fn clean_up(mut self, failure: Failure) -> Failure {
         self.stop.cancel();
         let mut stays: Vec<String> = Vec::new();
         let done = timeout(CLEANUP_LIMIT, async {
@@ -424,10 +424,11 @@ impl<'a> Attempt<'a> {
             stays.extend(self.written.iter().map(|key| below(&self.folder, key)));
             stays.push("perhaps an unfinished upload".into());
         }
-        if !stays.is_empty() {
-            failure.message = format!("{}. In {} stays: {}", failure.message, self.folder, stays.join(", "));
+        if stays.is_empty() {
+            failure
+        } else {
+            failure.leaving(format!("In {} stays: {}", self.folder, stays.join(", ")))
         }
-        failure
     }
 }
 

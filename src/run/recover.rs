@@ -1,4 +1,5 @@
-//! **O** What an attempt left at its destination when the process that executed it died.
+//! **O** What an attempt left at its destination when the process that executed it died, or when the destination did not
+//! let it clean up.
 //!
 //! A process that dies leaves its attempt's folder as it was then, and uploads that nobody will complete. Order:
 //!
