@@ -23,6 +23,9 @@ mod transport;
 mod uploads;
 pub mod volume;
 
+/// Size of a part of an upload in bytes, where a destination takes parts.
+pub const PART_SIZE: usize = 8 * 1024 * 1024;
+
 /// What a destination can do, declared; the conformance suite checks each declaration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Capability {

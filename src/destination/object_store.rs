@@ -4,7 +4,8 @@
 //! * *uploads* (staged objects; documents once the server has answered): the transport tries each request again by itself,
 //!   for the reason given in [`super::transport`]. 8 MiB parts, two at a time: with what waits in front of them 32 MiB at
 //!   most. Part sizes are equal, because R2 wants that; 10,000 of them are 78 GiB, so the pipeline rolls to another object
-//!   long before.
+//!   before. An upload that nobody writes to any more, and that waits for its commit, still holds its last part and what
+//!   is behind that: 8 to 16 MiB.
 //! * *documents* (stat, read, list, delete): OpenDAL's `TimeoutLayer` **inside** `RetryLayer`, so that each try has its own
 //!   time and a hung one is tried again. A read that breaks off goes on where it stopped.
 //!
@@ -28,7 +29,7 @@ use super::egress::Egress;
 use super::resolver::forbidden;
 use super::transport::{Transport, Watch};
 use super::uploads::Uploads;
-use super::{Capability, Destination, ObjectInfo, Put, Staged, Stored};
+use super::{Capability, Destination, ObjectInfo, PART_SIZE, Put, Staged, Stored};
 use crate::api::names::ObjectKey;
 use crate::archive::Tally;
 use crate::error::{Failure, Reason};
@@ -45,8 +46,6 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-/// Size of a part of an upload, in bytes.
-const PART_SIZE: usize = 8 * 1024 * 1024;
 /// Parts on the way at the same time.
 const PARTS_AT_ONCE: usize = 2;
 /// For stat, list and delete.

@@ -38,15 +38,15 @@
 //! named in the message. `owner.json` always stays.
 //!
 //! # Very large backups
-//! An object is closed at [`SEGMENT_SIZE`] and the next one begun (S3 takes 10,000 parts, which are 78 GiB here). All of
-//! one source are committed at its end, in order.
+//! An object is closed at [`SEGMENT_SIZE`] and the next one begun. All of one source are committed at its end, in order.
+//! Until then each upload keeps its last part in memory, so there should be few of them.
 
 use super::record::WAIT_PAUSE;
 use super::report::{Ownership, Plan, Progress, Report};
 use crate::api::names::ObjectKey;
 use crate::archive::encrypt::encrypt;
 use crate::clock::Clock;
-use crate::destination::{Destination, Put, Stored};
+use crate::destination::{Destination, PART_SIZE, Put, Stored};
 use crate::error::{Failure, Reason};
 use crate::repository::catalog::read_document;
 use crate::repository::layout;
@@ -69,8 +69,11 @@ mod verdict;
 /// How often those pods of several that others are at work in are looked at again, after [`WAIT_PAUSE`] each: ten minutes.
 const WAIT_ROUNDS: u32 = 40;
 
-/// Longest object; then the next one begins. Also bounds what one lost upload costs.
-pub const SEGMENT_SIZE: u64 = 32 * 1024 * 1024 * 1024;
+/// Parts that an upload has at most. S3 takes 10,000; the rest is left free, so that nobody who counts a little differently
+/// refuses the last part of 76 GiB.
+const SEGMENT_PARTS: u64 = 9_728;
+/// Longest object; then the next one begins. As long as an upload may be: each costs memory until the commit.
+pub const SEGMENT_SIZE: u64 = SEGMENT_PARTS * PART_SIZE as u64;
 /// For committing and writing the manifest once a cancel has come.
 pub const COMMIT_GRACE: Duration = Duration::from_secs(30);
 /// For ending the source and removing what was written.

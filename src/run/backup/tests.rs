@@ -502,6 +502,14 @@ async fn a_large_backup_has_several_objects() {
     assert_nothing_left(&destination, "a segment that failed").await;
 }
 
+/// Each object costs memory until the commit, so there should be few; and S3 takes 10,000 parts of one.
+#[test]
+fn an_object_is_nearly_as_long_as_an_upload_may_be() {
+    let parts = SEGMENT_SIZE.div_ceil(PART_SIZE as u64);
+    assert!((9_700..=9_900).contains(&parts), "{parts} parts");
+    assert_eq!(SEGMENT_SIZE >> 30, 76, "GiB, as the README says");
+}
+
 #[tokio::test]
 async fn an_encrypted_backup_is_cut_after_it_was_encrypted() {
     use crate::archive::decrypt::{Identities, open};
