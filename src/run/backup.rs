@@ -34,14 +34,15 @@
 //!
 //! # What is left
 //! After an error or a cancel, in [`CLEANUP_LIMIT`]: the source is told to end and awaited, uploads are aborted, and what
-//! was written is removed, the manifest first: where that cannot be removed, everything that it names stays. What stays is
-//! named in the message. `owner.json` always stays.
+//! was written is removed, the manifest first: where that cannot be removed, everything that it names stays
+//! ([`super::removal`]). What stays is in the message. `owner.json` always stays.
 //!
 //! # Very large backups
 //! An object is closed at [`SEGMENT_SIZE`] and the next one begun. All of one source are committed at its end, in order.
 //! Until then each upload keeps its last part in memory, so there should be few of them.
 
 use super::record::WAIT_PAUSE;
+use super::removal::{remove, shown};
 use super::report::{Ownership, Plan, Progress, Report};
 use crate::api::names::ObjectKey;
 use crate::archive::encrypt::encrypt;
@@ -55,6 +56,7 @@ use crate::source::{Completion, Source};
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use part::{Broken, Captured, Part};
+use std::collections::BTreeSet;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::time::timeout;
@@ -406,25 +408,21 @@ impl<'a> Attempt<'a> {
     async fn clean_up(mut self, failure: Failure) -> Failure {
         self.stop.cancel();
         let mut stays: Vec<String> = Vec::new();
+        let mut left: BTreeSet<ObjectKey> = std::mem::take(&mut self.written).into_iter().collect();
+        let mut unfinished = true;
         let done = timeout(CLEANUP_LIMIT, async {
             if let Some(part) = &mut self.part {
                 part.give_up(&mut stays).await;
             }
-            while let Some(key) = self.written.last() {
-                if let Err(e) = self.destination.delete(key).await {
-                    tracing::warn!(%key, reason = %e.reason, "a failed attempt's object could not be removed");
-                    if key.file_name() == layout::MANIFEST {
-                        // Whoever lists it must also find what it names.
-                        stays.push("perhaps the whole backup (its manifest could not be removed)".into());
-                        break;
-                    }
-                    stays.push(below(&self.folder, key));
-                }
-                self.written.pop();
-            }
+            unfinished = false;
+            // What could not be removed is in `left`.
+            let _ = remove(self.destination, &mut left).await;
         });
         if done.await.is_err() {
-            stays.extend(self.written.iter().map(|key| below(&self.folder, key)));
+            tracing::warn!(folder = %self.folder, objects = left.len(), "a failed attempt was not cleaned up in time");
+        }
+        stays.extend(shown(&self.folder, &left));
+        if unfinished {
             stays.push("perhaps an unfinished upload".into());
         }
         if stays.is_empty() {
@@ -433,12 +431,6 @@ impl<'a> Attempt<'a> {
             failure.leaving(format!("In {} stays: {}", self.folder, stays.join(", ")))
         }
     }
-}
-
-/// The name of an object below the attempt's folder.
-fn below(folder: &ObjectKey, key: &ObjectKey) -> String {
-    let name = key.as_str().strip_prefix(folder.as_str()).and_then(|rest| rest.strip_prefix('/'));
-    name.unwrap_or(key.as_str()).to_owned()
 }
 
 fn wrong_size(key: &ObjectKey, wanted: u64, there: Option<u64>) -> Failure {
