@@ -19,6 +19,8 @@
 //! # Errors
 //! The first one counts, with one exception: while the source has failed, whatever fails because of it is not news. The
 //! destination is asked first, before the source is opened: a wrong key is told in a second and not after an hour of dump.
+//! Only where the attempt before this one had to wait ([`Plan::waited`]) it is the other way round: the destination was asked
+//! then, and what a run looks at every few seconds, maybe for hours, must not become a folder each time.
 //! Nothing is tried again here; what may pass was tried again below (one request) and will be above (a new attempt, in a
 //! folder of its own).
 //!
@@ -151,6 +153,7 @@ pub(crate) async fn carry_out(
         folder: layout::folder(&plan.id)?,
         segment_size,
         started_at: clock.now(),
+        claimed: false,
         ownership: Ownership::Ours,
         warnings: Vec::new(),
         written: Vec::new(),
@@ -207,6 +210,8 @@ struct Attempt<'a> {
     folder: ObjectKey,
     segment_size: u64,
     started_at: DateTime<Utc>,
+    /// `started.json` is ours.
+    claimed: bool,
     ownership: Ownership,
     warnings: Vec<String>,
     /// Keys that may be there, in the order of writing.
@@ -220,8 +225,10 @@ impl<'a> Attempt<'a> {
     async fn one(&mut self, source: &dyn Source) -> Result<Report, Failure> {
         let cancel = self.cancel;
         let captured = unless_cancelled(cancel, async {
-            self.claim_folder().await?;
-            Ok::<Captured, Failure>(Box::pin(self.begin(None).capture(source)).await?)
+            if !self.plan.waited {
+                self.claim_folder().await?;
+            }
+            Ok::<Captured, Failure>(Box::pin(self.read(source, None)).await?)
         });
         let captured = captured.await??;
         let published = async {
@@ -239,7 +246,9 @@ impl<'a> Attempt<'a> {
     /// A backup of each of these pods.
     async fn each(&mut self, pods: &[Member]) -> Result<Report, Failure> {
         let cancel = self.cancel;
-        unless_cancelled(cancel, self.claim_folder()).await??;
+        if !self.plan.waited {
+            unless_cancelled(cancel, self.claim_folder()).await??;
+        }
         let mut fates: Vec<(String, Fate)> = Vec::with_capacity(pods.len());
         for member in pods {
             fates.push((member.pod.clone(), self.pod(member).await?));
@@ -285,8 +294,8 @@ impl<'a> Attempt<'a> {
             Err(failure) => return Ok(Fate::Missing(failure.clone())),
         };
         let files = self.progress.files.load(Ordering::Relaxed);
-        let capture = Box::pin(self.begin(Some(member.pod.clone())).capture(source.as_ref()));
-        let captured = unless_cancelled(cancel, capture).await?;
+        let captured = Box::pin(self.read(source.as_ref(), Some(member.pod.clone())));
+        let captured = unless_cancelled(cancel, captured).await?;
         match captured {
             Ok(captured) => {
                 let kept = within_grace(cancel, self.keep(captured, Some(&member.pod))).await;
@@ -308,6 +317,17 @@ impl<'a> Attempt<'a> {
                 Ok(Fate::Missing(failure))
             }
         }
+    }
+
+    /// Opens a source and reads it to its end. The folder is claimed by the time that there is something to write.
+    async fn read(&mut self, source: &dyn Source, pod: Option<String>) -> Result<Captured, Broken> {
+        let opened = self.begin(pod).open(source).await?;
+        self.claim_folder().await.map_err(Broken::Attempt)?;
+        let Some(part) = &mut self.part else {
+            let message = "what was opened is gone. Please report it";
+            return Err(Broken::Attempt(Failure::new(Reason::Internal, message)));
+        };
+        part.capture(opened).await
     }
 
     /// A source's way into its objects: below the attempt's folder, or in the pod's folder there.

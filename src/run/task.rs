@@ -11,7 +11,8 @@
 //! 3. The attempt is opened *in the stored status*; only then its work starts. A crash from here on counts as an attempt.
 //!    One that finds the directory in use by a run that this process knows nothing of (another replica began it, or it is
 //!    in another pod on the same volume) has not failed: the run waits, and looks again after a pause
-//!    ([`record::WAIT_PAUSE`]), as often as it takes within `activeDeadlineSeconds`.
+//!    ([`record::WAIT_PAUSE`]), as often as it takes within `activeDeadlineSeconds`. Those looks write nothing at the
+//!    destination as long as the directory is in use.
 //! 4. The work ends, or is cancelled and cleans up. The status is written until it is stored: what happened to a backup
 //!    is never known to this process alone.
 //!
@@ -291,6 +292,7 @@ impl RunTask {
             }
             Err(stop) => return Err(stop),
         };
+        let waited = record::is_waiting(&self.status);
         let now = self.shared.clock.now();
         let attempt = record::begin_attempt(&mut self.status, &self.shared.instance, &job.spec, generation, now);
         self.status.pod = prepared.pod();
@@ -298,7 +300,7 @@ impl RunTask {
         self.persist().await?;
         self.notice(&Happening::AttemptStarted { attempt });
         let id = self.attempt_id(&valid, attempt);
-        let result = self.work(prepared, id).await;
+        let result = self.work(prepared, id, waited).await;
         self.conclude(attempt, result, retry).await
     }
 
@@ -326,9 +328,9 @@ impl RunTask {
     }
 
     /// The work itself, in a task of its own so that nothing that is written meanwhile can hold it up.
-    async fn work(&mut self, prepared: Box<dyn Prepared>, id: AttemptId) -> Result<Report, Failure> {
+    async fn work(&mut self, prepared: Box<dyn Prepared>, id: AttemptId, waited: bool) -> Result<Report, Failure> {
         let progress = Arc::new(Progress::default());
-        let mut work = tokio::spawn(prepared.run(id, Arc::clone(&progress), self.cancel.token()));
+        let mut work = tokio::spawn(prepared.run(id, waited, Arc::clone(&progress), self.cancel.token()));
         let mut every = tokio::time::interval(PROGRESS_EVERY);
         every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         every.tick().await; // the first one is due at once

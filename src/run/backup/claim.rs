@@ -10,8 +10,11 @@ use crate::repository::manifest::{self, FORMAT_VERSION, Owner, OwnerDocument, St
 use crate::run::report::Ownership;
 
 impl Attempt<'_> {
-    /// `owner.json` if there is none, then `started.json`.
+    /// `owner.json` if there is none, then `started.json`; once.
     pub(super) async fn claim_folder(&mut self) -> Result<(), Failure> {
+        if self.claimed {
+            return Ok(());
+        }
         let id = &self.plan.id;
         let owner = owner(id);
         self.claim_archive(&owner).await?;
@@ -27,7 +30,10 @@ impl Attempt<'_> {
         let key = self.folder.join(layout::STARTED)?;
         self.written.push(key.clone());
         match self.destination.put(&key, started, Put::IfAbsent).await? {
-            Stored::Written => Ok(()),
+            Stored::Written => {
+                self.claimed = true;
+                Ok(())
+            }
             Stored::AlreadyThere => {
                 // Not ours: it is not removed.
                 self.written.clear();

@@ -19,6 +19,7 @@ use tokio::sync::mpsc;
 
 mod each;
 mod shrunk;
+mod waiting;
 
 /// A source that says what it was told to say.
 #[derive(Clone)]
@@ -95,6 +96,7 @@ fn plan() -> Plan {
         minimum_size: None,
         maximum_shrink_percent: None,
         accepted: None,
+        waited: false,
     }
 }
 

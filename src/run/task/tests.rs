@@ -62,6 +62,8 @@ struct Stage {
     started_unrecorded: AtomicUsize,
     cleaned_up: AtomicUsize,
     notices: Mutex<Vec<Happening>>,
+    /// Of each attempt that worked, whether it was told that the one before it had to wait.
+    waited: Mutex<Vec<bool>>,
     job: Mutex<Option<BackupJob>>,
     /// Dead attempts whose leavings were looked for, who had the run in the stored status then, and what was found.
     recovered: Mutex<Vec<(u32, Option<String>)>>,
@@ -109,10 +111,12 @@ impl Prepared for Work {
     async fn run(
         self: Box<Self>,
         id: AttemptId,
+        waited: bool,
         progress: Arc<Progress>,
         cancel: CancellationToken,
     ) -> Result<Report, Failure> {
         let Self(stage, act) = *self;
+        stage.waited.lock().expect("sound").push(waited);
         let stored = stage.writes.lock().expect("sound").last().cloned().unwrap_or_default();
         if record::open_attempt(&stored).is_none_or(|open| open.number != id.attempt) {
             stage.started_unrecorded.fetch_add(1, Atomic::SeqCst);
