@@ -472,6 +472,14 @@ async fn owners_are_told_apart() {
 }
 
 #[tokio::test]
+async fn an_owner_that_the_server_got_wrong_does_not_stay() {
+    let mismatch = Fault::LoseReply(Reason::DestinationMismatch);
+    let destination = memory().once(Operation::Put, "owner.json", 1, mismatch);
+    let failure = simple(&Scripted::new(Content::Raw, *b"x"), &destination).await.unwrap_err();
+    assert_eq!((failure.reason, keys(&destination).await), (Reason::DestinationMismatch, vec![]));
+}
+
+#[tokio::test]
 async fn a_large_backup_has_several_objects() {
     let destination = memory();
     let dump = noise(9_000_000);
