@@ -264,6 +264,8 @@ pub struct Failure {
     pub message: String,
     /// Exit code of the command, where one ran to its end.
     pub exit_code: Option<i32>,
+    /// What had to stay of an attempt, and where; the message ends with it.
+    pub left: Option<String>,
 }
 
 impl Failure {
@@ -272,13 +274,22 @@ impl Failure {
 
     /// A failure with this reason; the message says what happened and what to do next.
     pub fn new(reason: Reason, message: impl Into<String>) -> Self {
-        Self { reason, message: message.into(), exit_code: None }
+        Self { reason, message: message.into(), exit_code: None, left: None }
     }
 
     /// The same failure, with the exit code of the command.
     #[must_use]
     pub fn with_exit_code(mut self, code: i32) -> Self {
         self.exit_code = Some(code);
+        self
+    }
+
+    /// The same failure, of an attempt of which something had to stay: `what` and where.
+    #[must_use]
+    pub fn leaving(mut self, what: impl Into<String>) -> Self {
+        let what = what.into();
+        self.message = format!("{}. {what}", self.message);
+        self.left = Some(what);
         self
     }
 

@@ -14,6 +14,7 @@ use ubo::destination::address::Address;
 use ubo::destination::build::build;
 use ubo::destination::{Destination, Put, Staged, Stored};
 use ubo::error::Reason;
+use ubo::repository::catalog::newest;
 use ubo::source::{Completion, Ending};
 
 /// How the server misbehaves.
@@ -80,6 +81,7 @@ async fn answer(State(server): State<Shared>, method: Method, uri: Uri, headers:
         (&Method::PUT, None) => "put",
         (&Method::DELETE, None) => "delete",
         (&Method::HEAD, _) => "stat",
+        (&Method::GET, _) if query.contains_key("list-type") => "list",
         _ => "get",
     };
     server.seen.push(what.into());
@@ -145,6 +147,16 @@ async fn answer(State(server): State<Shared>, method: Method, uri: Uri, headers:
         ("delete", _) => {
             server.objects.remove(&key);
             StatusCode::NO_CONTENT.into_response()
+        }
+        // As old as their content says, in seconds.
+        ("list", _) => {
+            let objects = server.objects.iter().map(|(key, content)| {
+                let (seconds, size) = (String::from_utf8_lossy(content), content.len());
+                let time = format!("<LastModified>2026-01-02T03:04:{seconds}.000Z</LastModified>");
+                format!("<Contents><Key>{key}</Key><Size>{size}</Size>{time}</Contents>")
+            });
+            let all: String = objects.collect();
+            format!("<ListBucketResult><IsTruncated>false</IsTruncated>{all}</ListBucketResult>").into_response()
         }
         _ => server.objects.get(&key).map_or_else(|| error(404, "NoSuchKey"), |object| object.clone().into_response()),
     }
@@ -229,10 +241,14 @@ async fn a_server_that_does_not_is_read_back() {
 
 #[tokio::test]
 async fn a_checksum_that_differs_is_a_mismatch() {
-    let (server, destination) = start(Misbehaviour { confused: true, ..Misbehaviour::default() }).await;
-    let failure = upload(&*destination, &BODY).await.unwrap_err();
-    assert_eq!(failure.reason, Reason::DestinationMismatch, "{failure}");
-    nothing_left(&server);
+    // In several parts, and in one request that has stored the object by the time its answer is judged; whether what is
+    // stored differs or not.
+    for (size, corrupt) in [(20_000_000, false), (20_000_000, true), (5, false), (5, true)] {
+        let (server, destination) = start(Misbehaviour { confused: true, corrupt, ..Misbehaviour::default() }).await;
+        let failure = upload(&*destination, &BODY[..size]).await.unwrap_err();
+        assert_eq!(failure.reason, Reason::DestinationMismatch, "{size}, {corrupt}: {failure}");
+        nothing_left(&server);
+    }
 }
 
 #[tokio::test]
@@ -247,7 +263,12 @@ async fn a_part_is_tried_again_and_nothing_is_doubled() {
 async fn an_answer_that_was_lost_is_found_out() {
     let (server, destination) = start(Misbehaviour { forgetful: true, ..Misbehaviour::default() }).await;
     assert_eq!(upload(&*destination, &BODY).await.unwrap(), 20_000_000);
-    assert_eq!(count(&server, "complete"), 2);
+    // Of what is there nobody has said anything, so it is read.
+    assert_eq!((count(&server, "complete"), count(&server, "get")), (2, 1));
+    let (server, destination) = start(Misbehaviour { forgetful: true, corrupt: true, ..Misbehaviour::default() }).await;
+    let failure = upload(&*destination, &BODY).await.unwrap_err();
+    assert_eq!(failure.reason, Reason::DestinationMismatch, "{failure}");
+    nothing_left(&server);
     // A document that is written if absent: the second try finds the first one's.
     let (_server, destination) = start(Misbehaviour { forgetful: true, ..Misbehaviour::default() }).await;
     let put = |text: &'static str| {
@@ -267,6 +288,17 @@ async fn a_server_without_conditional_writes_is_asked_first() {
     };
     assert_eq!(put("first").await, Stored::Written);
     assert_eq!(put("second").await, Stored::AlreadyThere);
+}
+
+#[tokio::test]
+async fn the_server_says_which_backup_is_newest_where_the_name_does_not() {
+    let (_server, destination) = start(Misbehaviour::default()).await;
+    let manifest = |run: &str| ObjectKey::new(format!("default/pg/{run}-abcdef01-1/manifest.json")).unwrap();
+    for (run, seconds) in [("pg-m1", "20"), ("pg-m2", "40"), ("pg-m3", "30"), ("pg-20260102-0305", "10")] {
+        destination.put(&manifest(run), Bytes::from_static(seconds.as_bytes()), Put::Always).await.unwrap();
+    }
+    let found = newest(&*destination, &ObjectKey::new("default/pg").unwrap(), 3).await.unwrap();
+    assert_eq!(found, ["pg-20260102-0305", "pg-m2", "pg-m3"].map(manifest));
 }
 
 #[tokio::test]

@@ -84,7 +84,7 @@ pub struct BackupRunStatus {
     #[schemars(length(max = 253))]
     pub executor: Option<String>,
     /// Every attempt, in order. Of those that found one after the other that they had to wait (`BackupDirectoryBusy`) only
-    /// the last one stays.
+    /// the last one stays, and those that left something.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["number"]))]
     pub attempts: Vec<AttemptStatus>,
@@ -152,6 +152,10 @@ pub struct AttemptStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64))]
     pub reason: Option<String>,
+    /// What of it could not be removed from the destination. Before the next attempt that is tried again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 1024))]
+    pub left: Option<String>,
     /// When it started.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<Moment>")]

@@ -142,6 +142,7 @@ impl Prepared for ExecAttempt {
     async fn run(
         self: Box<Self>,
         id: AttemptId,
+        waited: bool,
         progress: Arc<Progress>,
         cancel: CancellationToken,
     ) -> Result<Report, Failure> {
@@ -156,6 +157,7 @@ impl Prepared for ExecAttempt {
             adopt: job.adopt.clone(),
             maximum_shrink_percent: Some(job.maximum_shrink_percent),
             accepted: job.accepted.clone(),
+            waited,
             id,
         };
         let source = |pod: ResolvedPod| {

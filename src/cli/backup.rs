@@ -103,6 +103,7 @@ pub async fn run(args: &BackupArgs, environment: &Environment, clock: &Arc<dyn C
         minimum_size: None,
         maximum_shrink_percent: None,
         accepted: None,
+        waited: false,
     };
     let progress = Arc::new(Progress::default());
     let meter = Meter::start("backing up", &progress, None, args.destination.output == Format::Json);

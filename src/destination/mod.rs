@@ -8,6 +8,7 @@ use crate::error::Failure;
 use crate::source::Completion;
 use async_trait::async_trait;
 use bytes::Bytes;
+use chrono::{DateTime, Utc};
 use futures::stream::BoxStream;
 use std::ops::Range;
 
@@ -21,6 +22,9 @@ pub mod throttle;
 mod transport;
 mod uploads;
 pub mod volume;
+
+/// Size of a part of an upload in bytes, where a destination takes parts.
+pub const PART_SIZE: usize = 8 * 1024 * 1024;
 
 /// What a destination can do, declared; the conformance suite checks each declaration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,6 +45,8 @@ pub struct ObjectInfo {
     pub key: ObjectKey,
     /// Its size in bytes.
     pub size: u64,
+    /// When it was written, where the destination says so.
+    pub modified: Option<DateTime<Utc>>,
 }
 
 /// When a small document is written.

@@ -4,15 +4,16 @@
 //! * *uploads* (staged objects; documents once the server has answered): the transport tries each request again by itself,
 //!   for the reason given in [`super::transport`]. 8 MiB parts, two at a time: with what waits in front of them 32 MiB at
 //!   most. Part sizes are equal, because R2 wants that; 10,000 of them are 78 GiB, so the pipeline rolls to another object
-//!   long before.
+//!   before. An upload that nobody writes to any more, and that waits for its commit, still holds its last part and what
+//!   is behind that: 8 to 16 MiB.
 //! * *documents* (stat, read, list, delete): OpenDAL's `TimeoutLayer` **inside** `RetryLayer`, so that each try has its own
 //!   time and a hung one is tried again. A read that breaks off goes on where it stopped.
 //!
 //! # What commit means
-//! The last parts are sent and the upload is completed. An error there may be a lost answer: the object's presence with
-//! the right size decides, since nobody else writes under an attempt's folder. Where the server did not confirm the CRC32C
-//! of what it got, the object is read back and its BLAKE3 compared. A commit that fails has aborted the upload, or removed
-//! the object.
+//! The last parts are sent and the upload is completed. An error there may be a lost answer: then an object of the right
+//! size is read back and its BLAKE3 compared, since nobody else writes under an attempt's folder. The same is done where the
+//! server did not confirm the CRC32C of what it got. Where it computed another one, that decides, whatever else it says: it
+//! may have stored other bytes of the same length. A commit that fails has aborted the upload, or removed the object.
 //!
 //! # What leaks
 //! A process that is killed leaves its multipart upload, and so does a CreateMultipartUpload whose answer was lost before
@@ -28,7 +29,7 @@ use super::egress::Egress;
 use super::resolver::forbidden;
 use super::transport::{Transport, Watch};
 use super::uploads::Uploads;
-use super::{Capability, Destination, ObjectInfo, Put, Staged, Stored};
+use super::{Capability, Destination, ObjectInfo, PART_SIZE, Put, Staged, Stored};
 use crate::api::names::ObjectKey;
 use crate::archive::Tally;
 use crate::error::{Failure, Reason};
@@ -39,14 +40,12 @@ use futures::stream::BoxStream;
 use futures::{StreamExt, TryStreamExt};
 use opendal::layers::{RetryLayer, TimeoutLayer};
 use opendal::options::{ListOptions, WriteOptions};
-use opendal::{ErrorKind, HttpTransporter, OperationContext, Operator, Writer};
+use opendal::{ErrorKind, HttpTransporter, Metadata, OperationContext, Operator, Writer};
 use std::error::Error as _;
 use std::ops::Range;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
-/// Size of a part of an upload, in bytes.
-const PART_SIZE: usize = 8 * 1024 * 1024;
 /// Parts on the way at the same time.
 const PARTS_AT_ONCE: usize = 2;
 /// For stat, list and delete.
@@ -176,6 +175,11 @@ fn layered(operator: Operator) -> Operator {
     )
 }
 
+fn info(key: ObjectKey, meta: &Metadata) -> ObjectInfo {
+    let modified = meta.last_modified().map(|time| SystemTime::from(time).into());
+    ObjectInfo { key, size: meta.content_length(), modified }
+}
+
 #[async_trait]
 impl Destination for ObjectStore {
     fn capability(&self) -> Capability {
@@ -211,7 +215,7 @@ impl Destination for ObjectStore {
 
     async fn stat(&self, key: &ObjectKey) -> Result<Option<ObjectInfo>, Failure> {
         match self.small().stat(key.as_str()).await {
-            Ok(meta) => Ok(Some(ObjectInfo { key: key.clone(), size: meta.content_length() })),
+            Ok(meta) => Ok(Some(info(key.clone(), &meta))),
             Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
             Err(e) => Err(self.failure(&e, "looking at", key.as_str())),
         }
@@ -257,9 +261,7 @@ impl Destination for ObjectStore {
                 Err(e) => Some(Err(store.failure(&e, "listing", &prefix))),
                 Ok(entry) if entry.metadata().is_dir() => None,
                 // A key that is not one of ours (`a//b`) was written by somebody else, and is none of our business.
-                Ok(entry) => ObjectKey::new(entry.path())
-                    .ok()
-                    .map(|key| Ok(ObjectInfo { key, size: entry.metadata().content_length() })),
+                Ok(entry) => ObjectKey::new(entry.path()).ok().map(|key| Ok(info(key, entry.metadata()))),
             };
             futures::future::ready(found)
         });
@@ -307,11 +309,16 @@ impl Upload {
             return Err(Failure::new(Reason::Internal, "an upload was completed twice. Please report it"));
         };
         let closed = writer.close().await;
+        let watch = self.store.watch.as_deref();
+        if watch.is_some_and(Watch::mismatch) {
+            return Err(mismatch(&self.key, &self.store.name, "the server computed another checksum"));
+        }
+        let answered = closed.is_ok();
         let size = self.store.stat(&self.key).await;
         let size = match (closed, size) {
             (Ok(_), size) => size?.map(|info| info.size),
             (Err(e), Ok(Some(info))) if info.size == self.tally.size() => {
-                tracing::warn!(key = %self.key, kind = %e.kind(), "an upload was complete although its answer was lost");
+                tracing::warn!(key = %self.key, kind = %e.kind(), "the answer to an upload was lost; what is there is read back");
                 Some(info.size)
             }
             (Err(e), _) => return Err(self.store.failure(&e, "completing", self.key.as_str())),
@@ -324,7 +331,7 @@ impl Upload {
                 &format!("{} bytes were sent, {there} are there", self.tally.size()),
             ));
         }
-        if self.store.watch.as_ref().is_none_or(|watch| watch.unchecked()) {
+        if !answered || watch.is_none_or(Watch::unchecked) {
             let back = self.store.read_back(&self.key).await?.measure();
             if back != self.tally.measure() {
                 return Err(mismatch(&self.key, &self.store.name, "it reads back differently"));

@@ -10,7 +10,8 @@
 //! # The echo
 //! Every upload carries the CRC32C of its body. A server that checks it answers with the same header; one that does not
 //! know it says nothing. One silent answer is enough: [`Watch::unchecked`] is set, and whatever was uploaded is read back
-//! before it counts.
+//! before it counts. One answer with another checksum is enough to believe nothing any more ([`Watch::mismatch`]): the
+//! request fails, and so does every commit after it.
 
 use super::egress::{Egress, Forbidden};
 use super::resolver::{check_url, forbidden};

@@ -13,10 +13,11 @@ use crate::error::{Failure, Reason};
 use crate::source::Completion;
 use async_trait::async_trait;
 use bytes::Bytes;
+use chrono::DateTime;
 use futures::StreamExt;
 use futures::stream::BoxStream;
 use rustix::fs::{CWD, RenameFlags};
-use std::fs::{File, OpenOptions};
+use std::fs::{File, Metadata, OpenOptions};
 use std::io::{self, ErrorKind, Read, Seek, SeekFrom, Write};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -63,6 +64,10 @@ fn failure(error: &io::Error, doing: &str, path: &Path) -> Failure {
     Failure::new(reason, format!("{doing} {}: {error}{hint}", path.display()))
 }
 
+fn info(key: ObjectKey, meta: &Metadata) -> ObjectInfo {
+    ObjectInfo { key, size: meta.len(), modified: meta.modified().ok().map(DateTime::from) }
+}
+
 #[async_trait]
 impl Destination for Volume {
     fn capability(&self) -> Capability {
@@ -89,7 +94,7 @@ impl Destination for Volume {
     async fn stat(&self, key: &ObjectKey) -> Result<Option<ObjectInfo>, Failure> {
         let (path, key) = (self.path(key), key.clone());
         blocking(move || match path.metadata() {
-            Ok(meta) if meta.is_file() => Ok(Some(ObjectInfo { key, size: meta.len() })),
+            Ok(meta) if meta.is_file() => Ok(Some(info(key, &meta))),
             Ok(_) => Ok(None),
             Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => Ok(None),
             Err(e) => Err(failure(&e, "looking at", &path)),
@@ -189,12 +194,12 @@ fn list_below(root: &Path, folder: &Path, found: &Found) -> Result<(), Failure> 
             // A name that cannot be a key is none of ours.
             let key = path.strip_prefix(root).ok().and_then(Path::to_str).and_then(|key| ObjectKey::new(key).ok());
             let Some(key) = key else { continue };
-            let size = match entry.metadata() {
-                Ok(meta) => meta.len(),
+            let meta = match entry.metadata() {
+                Ok(meta) => meta,
                 Err(e) if e.kind() == ErrorKind::NotFound => continue,
                 Err(e) => return Err(failure(&e, "looking at", &path)),
             };
-            if found.blocking_send(Ok(ObjectInfo { key, size })).is_err() {
+            if found.blocking_send(Ok(info(key, &meta))).is_err() {
                 return Ok(());
             }
         }

@@ -3,7 +3,7 @@
 use super::layout::{self, MANIFEST, Place};
 use super::manifest::{self, DOCUMENT_LIMIT, Manifest, Outcome};
 use crate::api::names::ObjectKey;
-use crate::destination::Destination;
+use crate::destination::{Destination, ObjectInfo};
 use crate::error::{Failure, Reason};
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt};
@@ -205,6 +205,29 @@ pub async fn load(destination: &dyn Destination, prefix: &str) -> Result<Vec<Arc
         archive.damaged.sort_by(|a, b| a.folder.cmp(&b.folder));
     }
     Ok(archives)
+}
+
+/// Keys of the newest manifests of one archive, the newest first, at most `limit`. The folder's name says how old each is, or
+/// else the store. No more keys than these are in memory at any time.
+pub async fn newest(
+    destination: &dyn Destination,
+    archive: &ObjectKey,
+    limit: usize,
+) -> Result<Vec<ObjectKey>, Failure> {
+    let mut newest = BTreeSet::new();
+    let mut objects = destination.list(&format!("{archive}/")).await?;
+    while let Some(ObjectInfo { key, modified, .. }) = objects.try_next().await? {
+        let Some(Place { archive: above, folder, name: MANIFEST }) = layout::place(&key) else { continue };
+        // Other archives may lie below this one.
+        if above != archive.as_str() {
+            continue;
+        }
+        newest.insert((layout::time_in(folder).or(modified), key));
+        if newest.len() > limit {
+            newest.pop_first();
+        }
+    }
+    Ok(newest.into_iter().rev().map(|(_, key)| key).collect())
 }
 
 /// What a user chose, and what he should know about it.

@@ -4,6 +4,7 @@ use crate::api::names::{ObjectKey, RunName, Uid};
 use crate::error::Failure;
 use crate::run::AttemptId;
 use crate::source::Content;
+use chrono::{DateTime, NaiveDateTime, Utc};
 
 /// Whose folder it is.
 pub const OWNER: &str = "owner.json";
@@ -45,6 +46,19 @@ pub fn folder_name(run: &RunName, run_uid: &Uid, attempt: u32) -> String {
     format!("{run}-{}-{attempt}", hex.to_ascii_lowercase())
 }
 
+/// The time in the name of an attempt's folder, where its run is named by one: `<job>-<YYYYMMDD-HHMM>`, on the command line
+/// with seconds.
+pub fn time_in(folder: &str) -> Option<DateTime<Utc>> {
+    let mut steps = folder.rsplit('-').skip(2);
+    let (clock, day) = (steps.next()?, steps.next()?);
+    let format = match (day.len(), clock.len()) {
+        (8, 4) => "%Y%m%d%H%M",
+        (8, 6) => "%Y%m%d%H%M%S",
+        _ => return None,
+    };
+    NaiveDateTime::parse_from_str(&format!("{day}{clock}"), format).ok().map(|time| time.and_utc())
+}
+
 /// The attempt's folder, relative to the uri.
 pub fn folder(id: &AttemptId) -> Result<ObjectKey, Failure> {
     id.archive.join(&folder_name(&id.run, &id.run_uid, id.attempt))
@@ -83,6 +97,16 @@ mod tests {
         let uid = Uid::new("0a1b2c3d-4e5f-6071-8293-a4b5c6d7e8f9").unwrap();
         assert_eq!(folder_name(&run, &uid, 2), "pg-20260102-0304-0a1b2c3d-2");
         assert_eq!(folder_name(&run, &Uid::new("0A-1b-2C-3d-4e").unwrap(), 1), "pg-20260102-0304-0a1b2c3d-1");
+    }
+
+    #[test]
+    fn a_folder_tells_its_time_where_its_run_does() {
+        let time = |folder: &str| time_in(folder).map(|time| time.format("%FT%T").to_string());
+        assert_eq!(time("my-pg-20260102-0304-0a1b2c3d-12").as_deref(), Some("2026-01-02T03:04:00"));
+        assert_eq!(time("data-20261124-122733-0a1b2c3d-1").as_deref(), Some("2026-11-24T12:27:33"));
+        for none in ["pg-mx7k2q-0a1b2c3d-1", "pg-20261324-0304-0a1b2c3d-1", "pg-2026012-0304-0a1b2c3d-1", "a-1", ""] {
+            assert_eq!(time(none), None, "{none}");
+        }
     }
 
     #[test]

@@ -43,6 +43,11 @@ impl Owner {
     pub fn id(&self) -> String {
         format!("{}/{}", self.cluster_id, self.job_uid)
     }
+
+    /// Whether `other` is a BackupJob of the same name in the same cluster; it may have been deleted and made again since.
+    pub fn is_same_job(&self, other: &Self) -> bool {
+        (&self.cluster_id, &self.namespace, &self.job) == (&other.cluster_id, &other.namespace, &other.job)
+    }
 }
 
 /// `owner.json`.

@@ -19,6 +19,8 @@
 //! # Errors
 //! The first one counts, with one exception: while the source has failed, whatever fails because of it is not news. The
 //! destination is asked first, before the source is opened: a wrong key is told in a second and not after an hour of dump.
+//! Only where the attempt before this one had to wait ([`Plan::waited`]) it is the other way round: the destination was asked
+//! then, and what a run looks at every few seconds, maybe for hours, must not become a folder each time.
 //! Nothing is tried again here; what may pass was tried again below (one request) and will be above (a new attempt, in a
 //! folder of its own).
 //!
@@ -34,28 +36,29 @@
 //!
 //! # What is left
 //! After an error or a cancel, in [`CLEANUP_LIMIT`]: the source is told to end and awaited, uploads are aborted, and what
-//! was written is removed, the manifest first: where that cannot be removed, everything that it names stays. What stays is
-//! named in the message. `owner.json` always stays.
+//! was written is removed, the manifest first: where that cannot be removed, everything that it names stays
+//! ([`super::removal`]). What stays is in the message. `owner.json` always stays.
 //!
 //! # Very large backups
-//! An object is closed at [`SEGMENT_SIZE`] and the next one begun (S3 takes 10,000 parts, which are 78 GiB here). All of
-//! one source are committed at its end, in order.
+//! An object is closed at [`SEGMENT_SIZE`] and the next one begun. All of one source are committed at its end, in order.
+//! Until then each upload keeps its last part in memory, so there should be few of them.
 
-use super::guard::shrunk;
 use super::record::WAIT_PAUSE;
+use super::removal::{remove, shown};
 use super::report::{Ownership, Plan, Progress, Report};
 use crate::api::names::ObjectKey;
 use crate::archive::encrypt::encrypt;
 use crate::clock::Clock;
-use crate::destination::{Destination, Put, Stored};
+use crate::destination::{Destination, PART_SIZE, Put, Stored};
 use crate::error::{Failure, Reason};
-use crate::repository::catalog::{self, read_document};
+use crate::repository::catalog::read_document;
 use crate::repository::layout;
 use crate::repository::manifest::{self, Manifest, Object, Outcome, Shrunk};
 use crate::source::{Completion, Source};
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use part::{Broken, Captured, Part};
+use std::collections::BTreeSet;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::time::timeout;
@@ -63,14 +66,18 @@ use tokio_util::sync::CancellationToken;
 use verdict::{Fate, Frame, Kept, of_each, of_one};
 
 mod claim;
+mod compare;
 mod part;
 mod verdict;
 
 /// How often those pods of several that others are at work in are looked at again, after [`WAIT_PAUSE`] each: ten minutes.
 const WAIT_ROUNDS: u32 = 40;
 
-/// Longest object; then the next one begins. Also bounds what one lost upload costs.
-pub const SEGMENT_SIZE: u64 = 32 * 1024 * 1024 * 1024;
+/// Parts that an upload has at most. S3 takes 10,000; the rest is left free, so that nobody who counts a little differently
+/// refuses the last part of 76 GiB.
+const SEGMENT_PARTS: u64 = 9_728;
+/// Longest object; then the next one begins. As long as an upload may be: each costs memory until the commit.
+pub const SEGMENT_SIZE: u64 = SEGMENT_PARTS * PART_SIZE as u64;
 /// For committing and writing the manifest once a cancel has come.
 pub const COMMIT_GRACE: Duration = Duration::from_secs(30);
 /// For ending the source and removing what was written.
@@ -146,6 +153,7 @@ pub(crate) async fn carry_out(
         folder: layout::folder(&plan.id)?,
         segment_size,
         started_at: clock.now(),
+        claimed: false,
         ownership: Ownership::Ours,
         warnings: Vec::new(),
         written: Vec::new(),
@@ -202,6 +210,8 @@ struct Attempt<'a> {
     folder: ObjectKey,
     segment_size: u64,
     started_at: DateTime<Utc>,
+    /// `started.json` is ours.
+    claimed: bool,
     ownership: Ownership,
     warnings: Vec<String>,
     /// Keys that may be there, in the order of writing.
@@ -215,8 +225,10 @@ impl<'a> Attempt<'a> {
     async fn one(&mut self, source: &dyn Source) -> Result<Report, Failure> {
         let cancel = self.cancel;
         let captured = unless_cancelled(cancel, async {
-            self.claim_folder().await?;
-            Ok::<Captured, Failure>(Box::pin(self.begin(None).capture(source)).await?)
+            if !self.plan.waited {
+                self.claim_folder().await?;
+            }
+            Ok::<Captured, Failure>(Box::pin(self.read(source, None)).await?)
         });
         let captured = captured.await??;
         let published = async {
@@ -234,7 +246,9 @@ impl<'a> Attempt<'a> {
     /// A backup of each of these pods.
     async fn each(&mut self, pods: &[Member]) -> Result<Report, Failure> {
         let cancel = self.cancel;
-        unless_cancelled(cancel, self.claim_folder()).await??;
+        if !self.plan.waited {
+            unless_cancelled(cancel, self.claim_folder()).await??;
+        }
         let mut fates: Vec<(String, Fate)> = Vec::with_capacity(pods.len());
         for member in pods {
             fates.push((member.pod.clone(), self.pod(member).await?));
@@ -280,8 +294,8 @@ impl<'a> Attempt<'a> {
             Err(failure) => return Ok(Fate::Missing(failure.clone())),
         };
         let files = self.progress.files.load(Ordering::Relaxed);
-        let capture = Box::pin(self.begin(Some(member.pod.clone())).capture(source.as_ref()));
-        let captured = unless_cancelled(cancel, capture).await?;
+        let captured = Box::pin(self.read(source.as_ref(), Some(member.pod.clone())));
+        let captured = unless_cancelled(cancel, captured).await?;
         match captured {
             Ok(captured) => {
                 let kept = within_grace(cancel, self.keep(captured, Some(&member.pod))).await;
@@ -298,11 +312,22 @@ impl<'a> Attempt<'a> {
                 self.part = None;
                 self.progress.files.store(files, Ordering::Relaxed);
                 if !stays.is_empty() {
-                    failure.message = format!("{}. In {} stays: {}", failure.message, self.folder, stays.join(", "));
+                    failure = failure.leaving(format!("In {} stays: {}", self.folder, stays.join(", ")));
                 }
                 Ok(Fate::Missing(failure))
             }
         }
+    }
+
+    /// Opens a source and reads it to its end. The folder is claimed by the time that there is something to write.
+    async fn read(&mut self, source: &dyn Source, pod: Option<String>) -> Result<Captured, Broken> {
+        let opened = self.begin(pod).open(source).await?;
+        self.claim_folder().await.map_err(Broken::Attempt)?;
+        let Some(part) = &mut self.part else {
+            let message = "what was opened is gone. Please report it";
+            return Err(Broken::Attempt(Failure::new(Reason::Internal, message)));
+        };
+        part.capture(opened).await
     }
 
     /// A source's way into its objects: below the attempt's folder, or in the pod's folder there.
@@ -354,25 +379,6 @@ impl<'a> Attempt<'a> {
         Ok(Report::of(&self.folder, manifest, self.ownership.clone()))
     }
 
-    /// Whether it is much smaller than those before it. Not knowing that spoils no backup, but is said.
-    async fn compare(&mut self, raw_size: u64, outcome: Outcome) -> Option<Shrunk> {
-        let maximum = self.plan.maximum_shrink_percent.filter(|_| outcome == Outcome::Complete)?;
-        let archive = &self.plan.id.archive;
-        let archives = match catalog::load(self.destination, &format!("{archive}/")).await {
-            Ok(archives) => archives,
-            Err(failure) => {
-                let reason = failure.reason;
-                self.warn(format!(
-                    "whether it has shrunk is not known: the backups before it could not be read ({reason})"
-                ));
-                return None;
-            }
-        };
-        let ours = archives.iter().find(|found| found.name == archive.as_str())?;
-        let before = ours.backups.iter().map(|backup| &backup.manifest);
-        shrunk(raw_size, before, maximum, self.plan.accepted.as_deref())
-    }
-
     /// The last of what the command said, if it said anything.
     async fn store_log(&mut self, completion: &Completion, pod: Option<&str>) -> Result<Option<Object>, Failure> {
         let log = &completion.ending().log;
@@ -419,41 +425,32 @@ impl<'a> Attempt<'a> {
     }
 
     /// Ends the source, throws away what was staged, removes what was written. Gives the failure, with what had to stay.
-    async fn clean_up(mut self, mut failure: Failure) -> Failure {
+    async fn clean_up(mut self, failure: Failure) -> Failure {
         self.stop.cancel();
         let mut stays: Vec<String> = Vec::new();
+        let mut left: BTreeSet<ObjectKey> = std::mem::take(&mut self.written).into_iter().collect();
+        let mut unfinished = true;
         let done = timeout(CLEANUP_LIMIT, async {
             if let Some(part) = &mut self.part {
                 part.give_up(&mut stays).await;
             }
-            while let Some(key) = self.written.last() {
-                if let Err(e) = self.destination.delete(key).await {
-                    tracing::warn!(%key, reason = %e.reason, "a failed attempt's object could not be removed");
-                    if key.file_name() == layout::MANIFEST {
-                        // Whoever lists it must also find what it names.
-                        stays.push("perhaps the whole backup (its manifest could not be removed)".into());
-                        break;
-                    }
-                    stays.push(below(&self.folder, key));
-                }
-                self.written.pop();
-            }
+            unfinished = false;
+            // What could not be removed is in `left`.
+            let _ = remove(self.destination, &mut left).await;
         });
         if done.await.is_err() {
-            stays.extend(self.written.iter().map(|key| below(&self.folder, key)));
+            tracing::warn!(folder = %self.folder, objects = left.len(), "a failed attempt was not cleaned up in time");
+        }
+        stays.extend(shown(&self.folder, &left));
+        if unfinished {
             stays.push("perhaps an unfinished upload".into());
         }
-        if !stays.is_empty() {
-            failure.message = format!("{}. In {} stays: {}", failure.message, self.folder, stays.join(", "));
+        if stays.is_empty() {
+            failure
+        } else {
+            failure.leaving(format!("In {} stays: {}", self.folder, stays.join(", ")))
         }
-        failure
     }
-}
-
-/// The name of an object below the attempt's folder.
-fn below(folder: &ObjectKey, key: &ObjectKey) -> String {
-    let name = key.as_str().strip_prefix(folder.as_str()).and_then(|rest| rest.strip_prefix('/'));
-    name.unwrap_or(key.as_str()).to_owned()
 }
 
 fn wrong_size(key: &ObjectKey, wanted: u64, there: Option<u64>) -> Failure {

@@ -52,37 +52,57 @@ pub fn guard(
     }
 }
 
-/// Whether a backup of `raw` bytes is smaller by more than `maximum_percent` than the median of the last five complete ones,
-/// where there are any. `backups` are those of the same archive, the newest first.
+/// What a backup is compared with: the median of the last five complete ones before it.
 ///
-/// A backup that was flagged is not taken as a measure for the next ones: otherwise three empty nights would make an empty
-/// database the rule. Once its run is `accepted`, it is the oldest that counts: from then on the new size is the rule.
-pub fn shrunk<'a>(
-    raw: u64,
-    backups: impl Iterator<Item = &'a Manifest> + Clone,
-    maximum_percent: u32,
-    accepted: Option<&str>,
-) -> Option<Shrunk> {
-    let complete = backups.filter(|backup| backup.outcome == Outcome::Complete);
-    let is_accepted = |backup: &Manifest| accepted == Some(backup.run.as_str());
-    let since = complete.clone().find(|backup| is_accepted(backup)).map(|backup| backup.started_at);
-    let counts = |backup: &&Manifest| {
-        since.is_none_or(|since| backup.started_at >= since) && (backup.shrunk.is_none() || is_accepted(backup))
-    };
-    let mut sizes: Vec<u64> = complete.filter(counts).take(COMPARED).map(|backup| backup.raw.size).collect();
-    sizes.sort_unstable();
-    let middle = sizes.len() / 2;
-    let median = match sizes.len() {
-        0 => return None,
-        even if even.is_multiple_of(2) => sizes[middle - 1].midpoint(sizes[middle]),
-        _ => sizes[middle],
-    };
-    let allowed = 100_u64.saturating_sub(maximum_percent.into());
-    if u128::from(raw) * 100 >= u128::from(median) * u128::from(allowed) {
-        return None;
+/// One that was flagged is no measure for the next ones: otherwise three empty nights would make an empty database the
+/// rule. Once its run is `accepted`, it is the oldest that counts: from then on the new size is the rule.
+#[derive(Debug)]
+pub struct Before<'a> {
+    accepted: Option<&'a str>,
+    sizes: Vec<u64>,
+    /// The accepted one was seen.
+    ends: bool,
+}
+
+impl<'a> Before<'a> {
+    /// Nothing yet; `accepted` is the name of the run whose size somebody said is right.
+    pub const fn new(accepted: Option<&'a str>) -> Self {
+        Self { accepted, sizes: Vec::new(), ends: false }
     }
-    let percent = (u128::from(median) - u128::from(raw)) * 100 / u128::from(median);
-    Some(Shrunk { percent: u32::try_from(percent).unwrap_or(100), median, of: u32::try_from(sizes.len()).unwrap_or(0) })
+
+    /// Takes in the next older backup, beginning with the newest. Whether those before it matter too.
+    pub fn add(&mut self, backup: &Manifest) -> bool {
+        let accepted = self.accepted == Some(backup.run.as_str());
+        if backup.outcome == Outcome::Complete && (accepted || backup.shrunk.is_none()) {
+            self.sizes.push(backup.raw.size);
+            self.ends |= accepted;
+        }
+        !self.ends && self.sizes.len() < COMPARED
+    }
+
+    /// Whether there is nothing to compare with.
+    pub const fn is_empty(&self) -> bool {
+        self.sizes.is_empty()
+    }
+
+    /// Whether `raw` bytes are smaller than the median by more than `maximum_percent`.
+    pub fn shrunk(mut self, raw: u64, maximum_percent: u32) -> Option<Shrunk> {
+        let sizes = &mut self.sizes;
+        sizes.sort_unstable();
+        let middle = sizes.len() / 2;
+        let median = match sizes.len() {
+            0 => return None,
+            even if even.is_multiple_of(2) => sizes[middle - 1].midpoint(sizes[middle]),
+            _ => sizes[middle],
+        };
+        let allowed = 100_u64.saturating_sub(maximum_percent.into());
+        if u128::from(raw) * 100 >= u128::from(median) * u128::from(allowed) {
+            return None;
+        }
+        let percent = (u128::from(median) - u128::from(raw)) * 100 / u128::from(median);
+        let of = u32::try_from(sizes.len()).unwrap_or(0);
+        Some(Shrunk { percent: u32::try_from(percent).unwrap_or(100), median, of })
+    }
 }
 
 /// The same for a person.

@@ -9,6 +9,7 @@ pub mod ports;
 pub mod queue;
 pub mod record;
 pub mod recover;
+mod removal;
 pub mod report;
 pub mod supervisor;
 pub mod task;

@@ -131,10 +131,12 @@ pub trait Prepared: Send {
     fn exclusive(&self) -> BTreeSet<String>;
     /// The pod that will be read, or the names of all.
     fn pod(&self) -> Option<String>;
-    /// Does the work. After `cancel` it cleans up and ends.
+    /// Does the work. `waited`: the attempt before it found that it had to wait, as this one may. After `cancel` it cleans
+    /// up and ends.
     async fn run(
         self: Box<Self>,
         id: AttemptId,
+        waited: bool,
         progress: Arc<Progress>,
         cancel: CancellationToken,
     ) -> Result<Report, Failure>;

@@ -83,11 +83,12 @@ fn counted(status: &BackupRunStatus) -> u32 {
 }
 
 /// Of attempts that waited one after the other only the last one is kept: there may be thousands, and the list is bounded.
-/// Numbers go on, since each has a folder of its own.
+/// Numbers go on, since each has a folder of its own. One that left something in it is kept too; that is only ever the first.
 fn forget_earlier_waits(status: &mut BackupRunStatus) {
     while let [.., before, last] = &status.attempts[..]
         && waited(before)
         && waited(last)
+        && before.left.is_none()
     {
         status.attempts.remove(status.attempts.len() - 2);
     }
@@ -107,6 +108,7 @@ pub fn begin_attempt(
         executor: Some(executor.to_owned()),
         start_time: Some(to_time(now)),
         reason: None,
+        left: None,
         completion_time: None,
     });
     status.phase = Phase::Running;
@@ -135,13 +137,23 @@ pub fn begin_attempt(
 pub fn died(executor: &str, stays: Option<&str>) -> Failure {
     let message =
         format!("the operator process {executor} ended in mid-run; nothing of that attempt is listed as a backup");
-    Failure::new(
-        Reason::OperatorRestarted,
-        match stays {
-            None => message,
-            Some(stays) => format!("{message}. At its destination stays: {stays}"),
-        },
-    )
+    let died = Failure::new(Reason::OperatorRestarted, message);
+    match stays {
+        None => died,
+        Some(stays) => died.leaving(format!("At its destination stays: {stays}")),
+    }
+}
+
+/// The attempts of which something had to stay at the destination.
+pub fn left_something(status: &BackupRunStatus) -> Vec<u32> {
+    status.attempts.iter().filter(|attempt| attempt.left.is_some()).map(|attempt| attempt.number).collect()
+}
+
+/// What stays of an attempt, after it was tried to be removed once more.
+pub fn note_left(status: &mut BackupRunStatus, number: u32, left: Option<&str>) {
+    if let Some(attempt) = status.attempts.iter_mut().find(|attempt| attempt.number == number) {
+        attempt.left = left.map(|left| cut(left, Failure::MESSAGE_LIMIT).to_owned());
+    }
 }
 
 /// Closes the open attempt with what came of it.
@@ -159,6 +171,8 @@ pub fn end_attempt(
     if let Some(attempt) = status.attempts.last_mut().filter(|attempt| attempt.completion_time.is_none()) {
         attempt.reason = Some(word.to_owned());
         attempt.completion_time = Some(to_time(now));
+        let left = result.as_ref().err().and_then(|failure| failure.left.as_deref());
+        attempt.left = left.map(|left| cut(left, Failure::MESSAGE_LIMIT).to_owned());
     }
     forget_earlier_waits(status);
     match result {
@@ -289,7 +303,7 @@ pub fn resume_at(status: &BackupRunStatus, retry: Retry) -> Option<DateTime<Utc>
     TimeDelta::from_std(retry.wait(counted(status))).ok().map(|wait| ended + wait)
 }
 
-/// Makes the status final.
+/// Makes the status final. What stays of its attempts becomes a warning, unless the message says it.
 pub fn finish(
     status: &mut BackupRunStatus,
     phase: Phase,
@@ -306,6 +320,11 @@ pub fn finish(
     status.message = Some(message.clone());
     status.completion_time = Some(to_time(now));
     status.queue_position = None;
+    let left = status.attempts.iter().filter_map(|attempt| Some((attempt.number, attempt.left.as_ref()?)));
+    let unsaid = left.filter(|(_, left)| !message.contains(left.as_str()));
+    let unsaid =
+        unsaid.map(|(number, left)| cut(&format!("attempt {number}: {left}"), Failure::MESSAGE_LIMIT).to_owned());
+    status.warnings.extend(unsaid);
     status.duration =
         status.start_time.as_ref().and_then(|start| (now - from_time(start)).to_std().ok()).map(human_duration);
     let word = reason.map_or(phase.as_str(), Reason::as_str);

@@ -1,17 +1,19 @@
-//! **O** What an attempt left at its destination when the process that executed it died.
+//! **O** What an attempt left at its destination when the process that executed it died, or when the destination did not
+//! let it clean up.
 //!
 //! A process that dies leaves its attempt's folder as it was then, and uploads that nobody will complete. Order:
 //!
 //! 1. If the folder has a manifest, and everything that it names is there as long as it says, the backup is whole: the
 //!    process died between the last look and the note of it. It is not thrown away, and no second one is made.
 //! 2. Otherwise nothing of it is a backup. Its uploads are aborted, then its objects go, the manifest (if any) first and
-//!    `started.json` last, so that a clean-up which dies itself still finds a folder to clean.
+//!    `started.json` last, so that a clean-up which dies itself still finds a folder to clean ([`super::removal`]).
 //! 3. The folder is looked at again. The process may have been believed dead and not be: what it wrote meanwhile goes the
 //!    same way. It cannot call that a backup: the run was taken from it in the stored status before (`task`).
 //!
 //! What had to stay is said, not failed for: each attempt has a folder of its own, so that it is in nobody's way.
 
 use super::AttemptId;
+use super::removal::remove;
 use super::report::{Ownership, Recovered, Report};
 use crate::api::names::ObjectKey;
 use crate::destination::{Destination, ObjectInfo};
@@ -20,7 +22,7 @@ use crate::repository::catalog::read_document;
 use crate::repository::layout;
 use crate::repository::manifest::{self, Manifest};
 use futures::TryStreamExt;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// How often the folder is looked at until nothing is in it.
 const LOOKS: usize = 3;
@@ -47,11 +49,12 @@ pub async fn recover(destination: &dyn Destination, id: &AttemptId) -> Result<Re
         }
     }
     for _ in 0..LOOKS {
-        let there = list(destination, &folder).await?;
+        let mut there: BTreeSet<_> = list(destination, &folder).await?.into_values().map(|object| object.key).collect();
         if there.is_empty() {
             break;
         }
-        remove(destination, &folder, &there).await?;
+        tracing::info!(%folder, objects = there.len(), "what an attempt left is removed");
+        remove(destination, &mut there).await?;
     }
     Ok(Recovered::Cleared((!stays.is_empty()).then(|| stays.join(", "))))
 }
@@ -81,26 +84,6 @@ async fn whole(
     let complete =
         manifest.objects().all(|object| there.get(&object.name).is_some_and(|info| info.size == object.size));
     Ok((ours && complete).then(|| Report::of(folder, &manifest, Ownership::Ours)))
-}
-
-/// Removes objects: the manifest first, `started.json` last.
-async fn remove(
-    destination: &dyn Destination,
-    folder: &ObjectKey,
-    there: &BTreeMap<String, ObjectInfo>,
-) -> Result<(), Failure> {
-    let order = |name: &str| match name {
-        layout::MANIFEST => 0,
-        layout::STARTED => 2,
-        _ => 1,
-    };
-    let mut objects: Vec<_> = there.iter().collect();
-    objects.sort_by_key(|(name, _)| order(name));
-    for (_, object) in objects {
-        destination.delete(&object.key).await?;
-    }
-    tracing::info!(%folder, objects = there.len(), "what a dead attempt left was removed");
-    Ok(())
 }
 
 #[cfg(test)]

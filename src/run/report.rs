@@ -33,6 +33,8 @@ pub struct Plan {
     pub maximum_shrink_percent: Option<u32>,
     /// Name of the run whose smaller backup somebody has accepted.
     pub accepted: Option<String>,
+    /// The attempt before it found that it had to wait: nothing is written before it is known whether this one has to.
+    pub waited: bool,
 }
 
 /// Live counters, read by whoever shows them.

@@ -7,11 +7,12 @@
 //!    left at the destination is cleared away first; a backup that is whole is taken for what it is. The second time that
 //!    this happens to a run, it has failed (`CrashLoop`).
 //! 2. Wait: for the back-off, for a turn in the queue and for the job's other runs (`waiting`), for the target's backup
-//!    directory. Phase `Pending`.
+//!    directory. Phase `Pending`. What an earlier attempt could not remove is tried to be removed once more (`leavings`).
 //! 3. The attempt is opened *in the stored status*; only then its work starts. A crash from here on counts as an attempt.
 //!    One that finds the directory in use by a run that this process knows nothing of (another replica began it, or it is
 //!    in another pod on the same volume) has not failed: the run waits, and looks again after a pause
-//!    ([`record::WAIT_PAUSE`]), as often as it takes within `activeDeadlineSeconds`.
+//!    ([`record::WAIT_PAUSE`]), as often as it takes within `activeDeadlineSeconds`. Those looks write nothing at the
+//!    destination as long as the directory is in use.
 //! 4. The work ends, or is cancelled and cleans up. The status is written until it is stored: what happened to a backup
 //!    is never known to this process alone.
 //!
@@ -23,7 +24,7 @@ use super::exclusive::{Exclusive, Turn};
 use super::observer::{Happening, Observer, Subject};
 use super::ports::{Executor, Prepared, Records, RunKey, RunWritten};
 use super::record::{self, Next, Retry};
-use super::report::{Ownership, Progress, Recovered, Report};
+use super::report::{Ownership, Progress, Report};
 use super::turns::{Place, Turns};
 use super::{AttemptId, Phase};
 use crate::api::backup_job::BackupJob;
@@ -40,16 +41,17 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+mod leavings;
 mod waiting;
 
 /// How often live byte counts are written (`product.md` section 2).
 const PROGRESS_EVERY: Duration = Duration::from_secs(10);
 /// How long an attempt may clean up after it was cancelled; then it is dropped, and the log says so.
 const CLEANUP_LIMIT: Duration = Duration::from_mins(2);
+/// What is said of an attempt that did not come to clean up.
+const NOT_CLEANED_UP: &str = "At its destination may stay its folder and an unfinished upload";
 /// How long one call to the API server may take. A connection that is half open answers never, and no run may hang on it.
 const CALL_LIMIT: Duration = Duration::from_secs(30);
-/// How long clearing away what a dead attempt left may take; then it is said that it stays.
-const RECOVER_LIMIT: Duration = Duration::from_mins(2);
 /// How long the preparation of an attempt may take: a token, a Secret and two looks for the target.
 const PREPARE_LIMIT: Duration = Duration::from_mins(2);
 /// How often a status is written again at once because something else of the object had changed.
@@ -190,48 +192,6 @@ impl RunTask {
         self.status.phase.is_final()
     }
 
-    /// Closes an attempt that is open: whoever opened it is gone, another process or a task of this one that ended in a
-    /// fault. What it left is cleared away first, so that a process that dies over it leaves the attempt open for the next.
-    async fn close_dead_attempt(&mut self) -> Result<(), Stop> {
-        let dead =
-            record::open_attempt(&self.status).map(|open| (open.number, open.executor.clone().unwrap_or_default()));
-        let Some((attempt, executor)) = dead else { return Ok(()) };
-        // The run is taken from it first. If it lives after all (cut off, or frozen for a while), whatever it says of the run
-        // from here on is refused: else it could write `Succeeded` over the removal of what it made.
-        self.status.executor = Some(self.shared.instance.clone());
-        self.persist().await?;
-        let result = match self.recover(attempt).await {
-            Ok(Recovered::Whole(report)) => Ok(*report),
-            Ok(Recovered::Cleared(stays)) => Err(record::died(&executor, stays.as_deref())),
-            Err(failure) => {
-                tracing::warn!(run = %self.key.name, namespace = %self.key.namespace, attempt, %failure,
-                    "what a dead attempt left was not cleared away");
-                Err(record::died(&executor, Some(&failure.message)))
-            }
-        };
-        let retry = self.stored_retry();
-        let now = self.shared.clock.now();
-        let next = record::end_attempt(&mut self.status, &result, retry, self.run.metadata.generation, now);
-        if let (Next::Retry(retry_at), Err(failure)) = (next, result) {
-            self.notice(&Happening::AttemptFailed { attempt, failure, retry_at });
-        }
-        self.persist().await
-    }
-
-    /// Sees what a dead attempt left at its destination.
-    async fn recover(&mut self, attempt: u32) -> Result<Recovered, Failure> {
-        let Some(found) = call(self.shared.records.job(&self.job)).await? else {
-            return Err(Failure::new(Reason::JobNotFound, "its BackupJob is gone, so nobody knows where to look"));
-        };
-        let mut job = BackupJob::clone(&found);
-        if let Some(spec) = &self.status.spec {
-            job.spec = spec.clone();
-        }
-        let valid = validate(&job).map_err(|invalid| Failure::new(invalid.reason, invalid.message))?;
-        let id = self.attempt_id(&valid, attempt);
-        in_time(RECOVER_LIMIT, "clearing away what it left", self.shared.executor.recover(&valid, &id)).await
-    }
-
     fn attempt_id(&self, valid: &ValidatedJob, attempt: u32) -> AttemptId {
         AttemptId {
             job: self.job.clone(),
@@ -316,6 +276,7 @@ impl RunTask {
 
     async fn one_attempt(&mut self, place: Place) -> Result<Next, Stop> {
         let (job, valid) = self.valid_job().await?;
+        self.clear_left(&valid).await?;
         let retry = Retry { limit: valid.retry_limit, backoff: valid.retry_backoff };
         let generation = self.run.metadata.generation;
         let (_place, prepared, _directory_turns) = match self.prepare(&valid, place).await {
@@ -331,6 +292,7 @@ impl RunTask {
             }
             Err(stop) => return Err(stop),
         };
+        let waited = record::is_waiting(&self.status);
         let now = self.shared.clock.now();
         let attempt = record::begin_attempt(&mut self.status, &self.shared.instance, &job.spec, generation, now);
         self.status.pod = prepared.pod();
@@ -338,7 +300,7 @@ impl RunTask {
         self.persist().await?;
         self.notice(&Happening::AttemptStarted { attempt });
         let id = self.attempt_id(&valid, attempt);
-        let result = self.work(prepared, id).await;
+        let result = self.work(prepared, id, waited).await;
         self.conclude(attempt, result, retry).await
     }
 
@@ -366,9 +328,9 @@ impl RunTask {
     }
 
     /// The work itself, in a task of its own so that nothing that is written meanwhile can hold it up.
-    async fn work(&mut self, prepared: Box<dyn Prepared>, id: AttemptId) -> Result<Report, Failure> {
+    async fn work(&mut self, prepared: Box<dyn Prepared>, id: AttemptId, waited: bool) -> Result<Report, Failure> {
         let progress = Arc::new(Progress::default());
-        let mut work = tokio::spawn(prepared.run(id, Arc::clone(&progress), self.cancel.token()));
+        let mut work = tokio::spawn(prepared.run(id, waited, Arc::clone(&progress), self.cancel.token()));
         let mut every = tokio::time::interval(PROGRESS_EVERY);
         every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         every.tick().await; // the first one is due at once
@@ -387,17 +349,24 @@ impl RunTask {
         let result = match ended {
             Some(Ok(result)) => result,
             Some(Err(panicked)) => {
-                Err(Failure::new(Reason::Internal, format!("the attempt ended in a fault of ours: {panicked}")))
+                let message = format!("the attempt ended in a fault of ours: {panicked}");
+                Err(Failure::new(Reason::Internal, message).leaving(NOT_CLEANED_UP))
             }
             None => {
                 work.abort();
                 tracing::error!(run = %self.key.name, namespace = %self.key.namespace,
                     "the attempt did not clean up in time; a process, a folder or an upload of it may be left");
-                Err(Failure::new(Reason::Internal, "did not clean up in time"))
+                Err(Failure::new(Reason::Internal, "did not clean up in time").leaving(NOT_CLEANED_UP))
             }
         };
         match (result, self.cancel.cause()) {
-            (Err(_), Some(Reason::DeadlineExceeded)) => Err(record::took_too_long(self.limit, &self.status)),
+            (Err(failure), Some(Reason::DeadlineExceeded)) => {
+                let late = record::took_too_long(self.limit, &self.status);
+                Err(match failure.left {
+                    Some(left) => late.leaving(left),
+                    None => late,
+                })
+            }
             (Err(failure), Some(cause)) => Err(Failure { reason: cause, ..failure }),
             (result, _) => result,
         }

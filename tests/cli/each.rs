@@ -36,6 +36,7 @@ fn plan(run: &str) -> Plan {
         minimum_size: None,
         maximum_shrink_percent: None,
         accepted: None,
+        waited: false,
     }
 }
 

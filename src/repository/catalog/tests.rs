@@ -111,3 +111,26 @@ async fn what_cannot_be_reached_is_not_called_damaged() {
     let pruned = Faulty::new(d).always(Operation::Read, "manifest.json", Fault::Fail(Reason::BackupNotFound));
     assert!(load(&pruned, "").await.unwrap()[0].backups.is_empty());
 }
+
+#[tokio::test]
+async fn the_newest_are_found_by_their_names_or_else_by_what_the_store_says() {
+    let folder = tempfile::tempdir().unwrap();
+    let d = crate::destination::volume::Volume::new(folder.path());
+    for run in ["pg-20260103-0200", "pg-20260101-0200", "pg-20260102-0200", "pg-20260102-0100"] {
+        backup(&d, "default/pg/", run, 1, Outcome::Complete).await;
+    }
+    // By hand, without a time in its name: written just now, which is after all of these. Others' archives, attempts
+    // without a manifest and what lies deeper are not in the list.
+    backup(&d, "default/pg/", "pg-by-hand", 1, Outcome::Complete).await;
+    backup(&d, "default/pg-2/", "pg-20990101-0000", 1, Outcome::Complete).await;
+    backup(&d, "default/pg/below/", "pg-20990101-0000", 1, Outcome::Complete).await;
+    put(&d, "default/pg/pg-20990101-0000-abcdef01-1/started.json", "{}").await;
+    let runs = async |limit| {
+        let keys = newest(&d, &ObjectKey::new("default/pg").unwrap(), limit).await.unwrap();
+        let run = |key: &ObjectKey| layout::place(key).unwrap().folder.trim_end_matches("-abcdef01-1").to_owned();
+        keys.iter().map(run).collect::<Vec<_>>()
+    };
+    assert_eq!(runs(3).await, ["pg-by-hand", "pg-20260103-0200", "pg-20260102-0200"]);
+    assert_eq!(runs(9).await.len(), 5);
+    assert!(runs(0).await.is_empty());
+}

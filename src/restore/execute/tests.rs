@@ -124,6 +124,7 @@ async fn in_segments(
         minimum_size: None,
         maximum_shrink_percent: None,
         accepted: None,
+        waited: false,
     };
     let clock = FixedClock::at(DateTime::UNIX_EPOCH);
     let source = Fixed(content, raw.to_vec());

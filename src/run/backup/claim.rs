@@ -2,16 +2,21 @@
 
 use super::Attempt;
 use super::verdict::owner;
-use crate::destination::{Put, Stored};
+use crate::api::names::ObjectKey;
+use crate::destination::{Destination, Put, Stored};
 use crate::error::{Failure, Reason};
 use crate::repository::catalog::read_document;
 use crate::repository::layout;
 use crate::repository::manifest::{self, FORMAT_VERSION, Owner, OwnerDocument, StartedDocument};
 use crate::run::report::Ownership;
+use bytes::Bytes;
 
 impl Attempt<'_> {
-    /// `owner.json` if there is none, then `started.json`.
+    /// `owner.json` if there is none, then `started.json`; once.
     pub(super) async fn claim_folder(&mut self) -> Result<(), Failure> {
+        if self.claimed {
+            return Ok(());
+        }
         let id = &self.plan.id;
         let owner = owner(id);
         self.claim_archive(&owner).await?;
@@ -27,7 +32,10 @@ impl Attempt<'_> {
         let key = self.folder.join(layout::STARTED)?;
         self.written.push(key.clone());
         match self.destination.put(&key, started, Put::IfAbsent).await? {
-            Stored::Written => Ok(()),
+            Stored::Written => {
+                self.claimed = true;
+                Ok(())
+            }
             Stored::AlreadyThere => {
                 // Not ours: it is not removed.
                 self.written.clear();
@@ -47,7 +55,7 @@ impl Attempt<'_> {
         let there = match read_document(self.destination, &key).await {
             Ok(there) => there,
             Err(e) if e.reason == Reason::BackupNotFound => {
-                match self.destination.put(&key, ours.clone(), Put::IfAbsent).await? {
+                match store(self.destination, &key, ours.clone(), Put::IfAbsent).await? {
                     Stored::Written => return Ok(()),
                     Stored::AlreadyThere => read_document(self.destination, &key).await?,
                 }
@@ -58,10 +66,9 @@ impl Attempt<'_> {
             Ok(there) if there.owner == *owner => {}
             Ok(OwnerDocument { owner: old, .. }) => {
                 let archive = &self.plan.id.archive;
-                let again =
-                    (&old.cluster_id, &old.namespace, &old.job) == (&owner.cluster_id, &owner.namespace, &owner.job);
+                let again = owner.is_same_job(&old);
                 if again || self.plan.adopt.as_ref() == Some(&old.id()) {
-                    self.destination.put(&key, ours, Put::Always).await?;
+                    store(self.destination, &key, ours, Put::Always).await?;
                     let which = if again { "an earlier BackupJob" } else { "BackupJob" };
                     let note = format!(
                         "{archive} belonged to {which} {}/{} ({}) of cluster {} and was taken over",
@@ -81,4 +88,16 @@ impl Attempt<'_> {
         }
         Ok(())
     }
+}
+
+/// Writes `owner.json`. It outlives the attempt, so what the server has got wrong is removed at once: else every later run
+/// would find a document that it cannot read.
+async fn store(destination: &dyn Destination, key: &ObjectKey, owner: Bytes, when: Put) -> Result<Stored, Failure> {
+    let stored = destination.put(key, owner, when).await;
+    if stored.as_ref().is_err_and(|failure| failure.reason == Reason::DestinationMismatch)
+        && let Err(stays) = destination.delete(key).await
+    {
+        tracing::warn!(%key, reason = %stays.reason, "what the server has got wrong could not be removed");
+    }
+    stored
 }

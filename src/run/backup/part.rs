@@ -43,6 +43,14 @@ impl From<Broken> for Failure {
     }
 }
 
+/// A source that has begun.
+pub(super) struct Opened {
+    facts: CaptureFacts,
+    first: Option<Bytes>,
+    /// It has ended without a byte.
+    end: Option<Completion>,
+}
+
 /// What the source turned out to be, its end included.
 pub(super) struct Captured {
     facts: CaptureFacts,
@@ -93,18 +101,35 @@ impl<'a> Part<'a> {
         Self { plan, destination, progress, folder, pod, segment_size, stop, segments, whole, capture }
     }
 
-    /// From the source's opening to its last byte, and the judgement on it.
-    pub(super) async fn capture(&mut self, source: &dyn Source) -> Result<Captured, Broken> {
+    /// Opens the source, and waits for its first bytes or its end: one in whose place another run is at work ends without
+    /// any.
+    pub(super) async fn open(&mut self, source: &dyn Source) -> Result<Opened, Broken> {
         let capture = self.capture.insert(source.open(self.stop.clone()).await.map_err(Broken::Source)?);
         let facts = capture.facts.clone();
+        let first = capture.bytes.recv().await;
+        let end = if first.is_none() { Some(self.completion().await?) } else { None };
+        Ok(Opened { facts, first, end })
+    }
+
+    /// What the source says when it has ended.
+    async fn completion(&mut self) -> Result<Completion, Broken> {
+        let completion = match self.capture.as_mut() {
+            Some(capture) => capture.completion.as_mut().await,
+            None => Err(Failure::new(Reason::Internal, "a source had no end. Please report it")),
+        };
+        self.capture = None;
+        completion.map_err(Broken::Source)
+    }
+
+    /// From the source's first byte to its last, and the judgement on it.
+    pub(super) async fn capture(&mut self, opened: Opened) -> Result<Captured, Broken> {
+        let Opened { facts, first: mut next, end } = opened;
         // Files of the pods before it.
         let before = self.progress.files.load(Ordering::Relaxed);
         let mut encoder = Encoder::new(self.plan.compression_level);
         let mut seal = Seal::new(&self.plan.recipients).map_err(Broken::Attempt)?;
         let mut watch = (facts.content == Content::Tar).then(TarWatch::default);
-        while let Some(capture) = self.capture.as_mut()
-            && let Some(chunk) = capture.bytes.recv().await
-        {
+        while let Some(chunk) = next {
             self.progress.read.fetch_add(chunk.len() as u64, Ordering::Relaxed);
             if let Some(watch) = &mut watch {
                 watch.push(&chunk);
@@ -114,13 +139,15 @@ impl<'a> Part<'a> {
                 let sealed = seal.push(frame).await.map_err(Broken::Attempt)?;
                 self.store(facts.content, sealed).await.map_err(Broken::Attempt)?;
             }
+            next = match &mut self.capture {
+                Some(capture) => capture.bytes.recv().await,
+                None => None,
+            };
         }
-        let completion = match self.capture.as_mut() {
-            Some(capture) => capture.completion.as_mut().await,
-            None => Err(Failure::new(Reason::Internal, "a source had no end. Please report it")),
+        let completion = match end {
+            Some(end) => end,
+            None => self.completion().await?,
         };
-        self.capture = None;
-        let completion = completion.map_err(Broken::Source)?;
         let raw_size = encoder.raw_size();
         let counts = watch.map(TarWatch::finish).transpose();
         let counts = counts.map_err(|fault| Broken::Source(tar_failure(&fault, raw_size)))?;

@@ -18,6 +18,8 @@ use std::sync::atomic::AtomicBool;
 use tokio::sync::mpsc;
 
 mod each;
+mod shrunk;
+mod waiting;
 
 /// A source that says what it was told to say.
 #[derive(Clone)]
@@ -94,6 +96,7 @@ fn plan() -> Plan {
         minimum_size: None,
         maximum_shrink_percent: None,
         accepted: None,
+        waited: false,
     }
 }
 
@@ -469,6 +472,14 @@ async fn owners_are_told_apart() {
 }
 
 #[tokio::test]
+async fn an_owner_that_the_server_got_wrong_does_not_stay() {
+    let mismatch = Fault::LoseReply(Reason::DestinationMismatch);
+    let destination = memory().once(Operation::Put, "owner.json", 1, mismatch);
+    let failure = simple(&Scripted::new(Content::Raw, *b"x"), &destination).await.unwrap_err();
+    assert_eq!((failure.reason, keys(&destination).await), (Reason::DestinationMismatch, vec![]));
+}
+
+#[tokio::test]
 async fn a_large_backup_has_several_objects() {
     let destination = memory();
     let dump = noise(9_000_000);
@@ -499,6 +510,14 @@ async fn a_large_backup_has_several_objects() {
     let source = Scripted::new(Content::Raw, dump);
     carry_out(&plan, Sources::One(&source), &destination, &clock, &progress, &cancel, 4_500_000).await.unwrap_err();
     assert_nothing_left(&destination, "a segment that failed").await;
+}
+
+/// Each object costs memory until the commit, so there should be few; and S3 takes 10,000 parts of one.
+#[test]
+fn an_object_is_nearly_as_long_as_an_upload_may_be() {
+    let parts = SEGMENT_SIZE.div_ceil(PART_SIZE as u64);
+    assert!((9_700..=9_900).contains(&parts), "{parts} parts");
+    assert_eq!(SEGMENT_SIZE >> 30, 76, "GiB, as the README says");
 }
 
 #[tokio::test]
@@ -532,40 +551,4 @@ async fn an_encrypted_backup_is_cut_after_it_was_encrypted() {
     let log: Vec<Bytes> = destination.read(&log, None).await.unwrap().try_collect().await.unwrap();
     let said: Vec<Bytes> = open(log.into_iter().map(Ok), &with).unwrap().collect::<Result<_, _>>().unwrap();
     assert_eq!(said.concat(), b"said");
-}
-
-#[tokio::test]
-async fn one_that_shrank_is_kept_and_flagged_until_it_is_accepted() {
-    let destination = memory();
-    let cancel = CancellationToken::new();
-    // Each an hour after the one before it.
-    let backup = async |hour: u32, size: usize, accepted: Option<&str>| {
-        let mut plan = plan();
-        plan.id.run = RunName::new(format!("pg-{hour}")).unwrap();
-        plan.maximum_shrink_percent = Some(50);
-        plan.accepted = accepted.map(str::to_owned);
-        let clock = FixedClock::at(DateTime::UNIX_EPOCH + chrono::TimeDelta::hours(hour.into()));
-        let source = Scripted::new(Content::Raw, noise(size));
-        back_up(&plan, &source, &destination, &clock, &Progress::default(), &cancel).await.unwrap()
-    };
-    for hour in 1..=3 {
-        assert_eq!(backup(hour, 1000, None).await.shrunk, None);
-    }
-    let small = backup(4, 100, None).await;
-    assert_eq!(small.phase, Phase::Succeeded);
-    assert_eq!(small.shrunk.as_deref(), Some("holds 100, 90 % less than the median of the 3 before it (1000)"));
-    let archives = catalog::load(&destination, "").await.unwrap();
-    let flagged = archives[0].backups.iter().filter(|backup| backup.manifest.shrunk.is_some());
-    assert_eq!(flagged.map(|backup| backup.manifest.run.as_str()).collect::<Vec<_>>(), ["pg-4"]);
-    assert!(backup(5, 100, None).await.shrunk.is_some(), "a second small one is as wrong as the first");
-    assert_eq!(backup(6, 100, Some("pg-4")).await.shrunk, None);
-    // Another archive's backups are no measure; and a list that cannot be had spoils nothing.
-    let source = Scripted::new(Content::Raw, noise(10));
-    let mut other = Plan { maximum_shrink_percent: Some(50), ..plan() };
-    other.id.archive = ObjectKey::new("default/other").unwrap();
-    assert_eq!(run(&other, &source, &destination, &cancel).await.unwrap().shrunk, None);
-    let deaf = memory().once(Operation::List, "", 1, Fault::Fail(Reason::DestinationDenied));
-    let report = run(&Plan { maximum_shrink_percent: Some(50), ..plan() }, &source, &deaf, &cancel).await.unwrap();
-    assert_eq!(report.phase, Phase::Succeeded);
-    assert!(report.warnings.iter().any(|warning| warning.contains("DestinationDenied")), "{:?}", report.warnings);
 }

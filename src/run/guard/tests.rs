@@ -19,6 +19,22 @@ fn newest_first(sizes: &[u64]) -> Vec<Manifest> {
     sizes.iter().zip((0..100).rev()).map(|(size, day)| backup(day, *size)).collect()
 }
 
+/// Looks at `before`, the newest first, as far as it matters.
+fn shrunk<'a>(
+    raw: u64,
+    before: impl Iterator<Item = &'a Manifest>,
+    maximum: u32,
+    accepted: Option<&str>,
+) -> Option<Shrunk> {
+    let mut compared = Before::new(accepted);
+    for backup in before {
+        if !compared.add(backup) {
+            break;
+        }
+    }
+    compared.shrunk(raw, maximum)
+}
+
 fn percent(raw: u64, before: &[Manifest], maximum: u32, accepted: Option<&str>) -> Option<(u32, u64, u32)> {
     shrunk(raw, before.iter(), maximum, accepted).map(|Shrunk { percent, median, of }| (percent, median, of))
 }
@@ -61,6 +77,20 @@ fn empty_nights_do_not_become_the_rule_until_somebody_says_so() {
     let grown = backup(210, 90);
     before.insert(0, grown);
     assert_eq!(percent(90, &before, 50, Some("pg-209")), None);
+}
+
+#[test]
+fn no_older_one_is_asked_for_than_counts() {
+    let asked = |before: &[Manifest], accepted| {
+        let mut compared = Before::new(accepted);
+        1 + before.iter().take_while(|backup| compared.add(backup)).count()
+    };
+    let mut before = newest_first(&[100; 20]);
+    assert_eq!(asked(&before, None), 5);
+    assert_eq!(asked(&before, Some("pg-97")), 3, "the third, which somebody has accepted, is the oldest");
+    before[1].outcome = Outcome::Incomplete;
+    before[2].shrunk = Some(Shrunk { percent: 90, median: 1000, of: 5 });
+    assert_eq!(asked(&before, None), 7);
 }
 
 #[test]

@@ -64,6 +64,7 @@ async fn backed_up(destination: &Faulty) -> Report {
         minimum_size: None,
         maximum_shrink_percent: None,
         accepted: None,
+        waited: false,
         recipients: Vec::new(),
         adopt: None,
     };

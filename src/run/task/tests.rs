@@ -1,11 +1,12 @@
 //! The life of runs, on paused time, with an executor that does what the script says.
 
+mod leavings;
 mod peers;
 mod queue;
 
 use super::*;
 use crate::run::ports::{Claim, Claimed, Written};
-use crate::run::report::StoredObject;
+use crate::run::report::{Recovered, StoredObject};
 use crate::run::supervisor::Supervisor;
 use crate::source::Consistency;
 use async_trait::async_trait;
@@ -34,10 +35,14 @@ impl Clock for PausedClock {
 enum Act {
     Succeed,
     Fail(Reason),
+    /// Fails, and cannot remove what it wrote.
+    Leave(Reason),
     /// Cannot even be prepared.
     Unprepared(Reason),
     /// Works until cancelled; then cleans up for a second.
     UntilCancelled,
+    /// The same, but what it wrote cannot be removed.
+    LeaveWhenCancelled,
     /// Works until this is notified.
     Until(Arc<Notify>),
     /// The same, in a directory of this name, which it must have for itself.
@@ -57,6 +62,8 @@ struct Stage {
     started_unrecorded: AtomicUsize,
     cleaned_up: AtomicUsize,
     notices: Mutex<Vec<Happening>>,
+    /// Of each attempt that worked, whether it was told that the one before it had to wait.
+    waited: Mutex<Vec<bool>>,
     job: Mutex<Option<BackupJob>>,
     /// Dead attempts whose leavings were looked for, who had the run in the stored status then, and what was found.
     recovered: Mutex<Vec<(u32, Option<String>)>>,
@@ -104,10 +111,12 @@ impl Prepared for Work {
     async fn run(
         self: Box<Self>,
         id: AttemptId,
+        waited: bool,
         progress: Arc<Progress>,
         cancel: CancellationToken,
     ) -> Result<Report, Failure> {
         let Self(stage, act) = *self;
+        stage.waited.lock().expect("sound").push(waited);
         let stored = stage.writes.lock().expect("sound").last().cloned().unwrap_or_default();
         if record::open_attempt(&stored).is_none_or(|open| open.number != id.attempt) {
             stage.started_unrecorded.fetch_add(1, Atomic::SeqCst);
@@ -118,6 +127,7 @@ impl Prepared for Work {
         let result = match act {
             Act::Succeed => Ok(report()),
             Act::Fail(reason) => Err(Failure::new(reason, "as scripted")),
+            Act::Leave(reason) => Err(Failure::new(reason, "as scripted").leaving(leavings::left(id.attempt))),
             Act::Taken(more) => {
                 if more > 1 {
                     stage.script.lock().expect("sound").push_front(Act::Taken(more - 1));
@@ -130,6 +140,10 @@ impl Prepared for Work {
                 tokio::time::sleep(Duration::from_secs(1)).await;
                 stage.cleaned_up.fetch_add(1, Atomic::SeqCst);
                 Err(Failure::new(Reason::StreamCut, "cancelled"))
+            }
+            Act::LeaveWhenCancelled => {
+                cancel.cancelled().await;
+                Err(Failure::new(Reason::CancelRequested, "cancelled").leaving(leavings::left(id.attempt)))
             }
             Act::Until(notify) | Act::In(_, notify) => {
                 notify.notified().await;

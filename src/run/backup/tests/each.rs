@@ -309,6 +309,33 @@ async fn what_had_to_stay_of_a_pod_is_said_of_that_pod() {
     assert!(failure.message.ends_with("stays: web-0/log.txt"), "{failure}");
 }
 
+#[tokio::test(start_paused = true)]
+async fn what_many_pods_wrote_is_removed_eight_at_a_time() {
+    let pods = || members((0..100).map(|_| Ok(whole(5))).collect());
+    let down = Fault::Fail(Reason::DestinationUnavailable);
+    let deleted = |destination: &Faulty| {
+        let deletes = destination.done().into_iter().filter(|(operation, _)| *operation == Operation::Delete);
+        deletes.map(|(_, key)| key).collect::<Vec<_>>()
+    };
+    let destination = memory().once(Operation::Put, "manifest.json", 1, down);
+    let failure = each(&pods(), &destination).await.unwrap_err();
+    assert!(failure.left.is_none(), "{failure}");
+    assert_eq!(keys(&destination).await, ["default/pg/owner.json"]);
+    let order = deleted(&destination);
+    assert_eq!((order.len(), &order[0], &order[201]), (202, &of("manifest.json"), &of("started.json")));
+
+    let without_manifest = |deletes| {
+        let destination = memory().once(Operation::Put, "web-99/log.txt", 1, down);
+        destination.always(Operation::Delete, "", deletes)
+    };
+    let destination = without_manifest(Fault::Hang);
+    each(&pods(), &destination).await.unwrap_err();
+    assert_eq!(deleted(&destination).len(), 8);
+    // What stays of that many is a number, not a list that is cut.
+    let failure = each(&pods(), &without_manifest(Fault::Fail(Reason::DestinationDenied))).await.unwrap_err();
+    assert!(failure.message.ends_with(&format!("In {FOLDER} stays: 201 objects")), "{failure}");
+}
+
 #[tokio::test]
 async fn a_cancel_within_a_pod_leaves_nothing_of_any() {
     let destination = memory();

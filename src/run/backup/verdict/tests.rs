@@ -25,6 +25,7 @@ fn plan() -> Plan {
         minimum_size: None,
         maximum_shrink_percent: None,
         accepted: None,
+        waited: false,
     }
 }
 

@@ -103,7 +103,8 @@ async fn what_a_dead_attempt_left_is_cleared_away_before_it_is_closed() {
     play.start("pg-m1", &crashed(1));
     play.supervisor.ended().await;
     // Taken from the dead one in the stored status before anything is touched: should it live, its word no longer counts.
-    assert_eq!(*play.stage.recovered.lock().expect("sound"), [(1, Some("ubo-new".to_owned()))]);
+    // And once more before the next attempt, since something had to stay.
+    assert_eq!(*play.stage.recovered.lock().expect("sound"), vec![(1, Some("ubo-new".to_owned())); 2]);
     let dead = crashed(1);
     let taken = play.stage.writes.lock().expect("sound")[0].clone();
     assert!(record::open_attempt(&taken).is_some() && !record::is_ours(&taken, &dead, &dead));
@@ -112,6 +113,7 @@ async fn what_a_dead_attempt_left_is_cleared_away_before_it_is_closed() {
     let last = play.last();
     assert_eq!(last.phase, Phase::Succeeded);
     assert_eq!(last.attempts[0].reason.as_deref(), Some("OperatorRestarted"));
+    assert!(last.warnings.iter().any(|said| said.contains("perhaps an upload")), "{:?}", last.warnings);
 }
 
 #[tokio::test(start_paused = true)]

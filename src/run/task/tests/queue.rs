@@ -112,6 +112,9 @@ async fn a_directory_that_another_process_has_is_waited_for_without_an_attempt_l
     assert_eq!(attempts, [(100, "BackupDirectoryBusy"), (101, "Succeeded")]);
     assert_eq!(start.elapsed(), record::WAIT_PAUSE * 100);
     assert_eq!(play.stage.started_unrecorded.load(Atomic::SeqCst), 0);
+    // All but the first look are told that they may find it in use, and then write nothing.
+    let waited = play.stage.waited.lock().expect("sound").clone();
+    assert!(waited.len() == 101 && !waited[0] && waited[1..].iter().all(|waited| *waited), "{waited:?}");
     // Said once, however long it takes.
     let told = noticed(&play).into_iter().filter(|word| word.parse::<u32>().is_err()).collect::<Vec<_>>();
     assert_eq!(told, ["waits waits for another run, web-once", "Succeeded"]);
