@@ -98,7 +98,8 @@ impl Observer for Observers {
                 tell(
                     EventKind::NameTaken,
                     format!(
-                        "a BackupRun {run} that is not of this BackupJob is in the way; delete it: kubectl delete backuprun {run} -n {}",
+                        "a BackupRun {run} is in the way that is not of this BackupJob, or that a clock which was ahead has made \
+                         before its time; delete it: kubectl delete backuprun {run} -n {}",
                         job.namespace
                     ),
                 );

@@ -11,7 +11,7 @@ use crate::api::backup_run::{BackupRun, BackupRunSpec, BackupRunStatus};
 use crate::api::names::{JobRef, Namespace, Uid};
 use crate::api::time::to_time;
 use crate::api::{FINALIZER_RUN, GROUP, LABEL_JOB, LABEL_RUN_UID};
-use crate::controller::world::keep_newer;
+use crate::controller::world::{keep_newer, whose};
 use crate::error::{Failure, Reason};
 use crate::run::ports::{Claim, Claimed, Records, RunKey, RunWritten, StatusWrite, Written};
 use async_trait::async_trait;
@@ -147,8 +147,7 @@ impl Records for ClusterRecords {
         let Some(there) = there else {
             return Err(Failure::new(Reason::ClusterUnavailable, format!("BackupRun {} came and went", claim.run)));
         };
-        let ours = there.metadata.owner_references.iter().flatten().any(|owner| owner.uid == claim.job_uid.as_str());
-        Ok(if ours { Claimed::AlreadyOurs } else { Claimed::NameTaken })
+        Ok(whose(&there, claim))
     }
 
     async fn adopt(&self, run: &BackupRun, job: &BackupJob) -> Result<Option<BackupRun>, Failure> {
