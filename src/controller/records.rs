@@ -10,7 +10,7 @@ use crate::api::backup_job::BackupJob;
 use crate::api::backup_run::{BackupRun, BackupRunSpec, BackupRunStatus};
 use crate::api::names::{JobRef, Namespace, Uid};
 use crate::api::time::to_time;
-use crate::api::{FINALIZER_RUN, GROUP, LABEL_JOB, LABEL_RUN_UID};
+use crate::api::{FINALIZER_RUN, GROUP, LABEL_JOB, LABEL_RUN_UID, written_job_status, written_run_status};
 use crate::controller::world::{keep_newer, whose};
 use crate::error::{Failure, Reason};
 use crate::run::ports::{Claim, Claimed, Records, RunKey, RunWritten, StatusWrite, Written};
@@ -56,8 +56,8 @@ impl ClusterRecords {
         let api = self.jobs(job.namespace.as_str());
         let (mut version, mut status) = (write.version.clone(), write.status.clone());
         for _ in 0..CONFLICT_TRIES {
-            let mut body =
-                apply_status::<BackupJob>(job.namespace.as_str(), job.name.as_str(), &write.uid, status.as_ref());
+            let (namespace, name) = (job.namespace.as_str(), job.name.as_str());
+            let mut body = apply_status::<BackupJob>(namespace, name, &write.uid, &written_job_status(&status));
             body["metadata"]["resourceVersion"] = json!(version);
             match api.patch_status(job.name.as_str(), &force(SCHEDULER), &Patch::Apply(&body)).await {
                 Ok(_) => return Ok(Written::Yes),
@@ -211,12 +211,17 @@ impl Records for ClusterRecords {
     }
 
     async fn write_run(&self, run: &RunKey, version: &str, status: &BackupRunStatus) -> Result<RunWritten, Failure> {
-        let mut body = apply_status::<BackupRun>(run.namespace.as_str(), run.name.as_str(), &run.uid, status);
+        let (namespace, name) = (run.namespace.as_str(), run.name.as_str());
+        let mut body = apply_status::<BackupRun>(namespace, name, &run.uid, &written_run_status(status));
         body["metadata"]["resourceVersion"] = json!(version);
         let api = self.runs(run.namespace.as_str());
         match api.patch_status(run.name.as_str(), &force(RUN_MANAGER), &Patch::Apply(&body)).await {
             Ok(now) => Ok(RunWritten::Yes(now.metadata.resource_version.unwrap_or_default())),
             Err(kube::Error::Api(status)) if status.code == 404 => Ok(RunWritten::Gone),
+            // Invalid, or too large.
+            Err(kube::Error::Api(status)) if matches!(status.code, 400 | 413 | 422) => {
+                Ok(RunWritten::Refused(status.message))
+            }
             Err(kube::Error::Api(status)) if status.code == 409 => {
                 let now = api.get_opt(run.name.as_str()).await.map_err(|error| failure("reading it again", &error))?;
                 let ours = now.filter(|now| now.metadata.uid.as_deref() == Some(run.uid.as_str()));
@@ -247,12 +252,7 @@ fn force(manager: &str) -> PatchParams {
     PatchParams { field_manager: Some(manager.to_owned()), force: true, ..PatchParams::default() }
 }
 
-fn apply_status<K: Resource<DynamicType = ()>>(
-    namespace: &str,
-    name: &str,
-    uid: &Uid,
-    status: &impl serde::Serialize,
-) -> Value {
+fn apply_status<K: Resource<DynamicType = ()>>(namespace: &str, name: &str, uid: &Uid, status: &Value) -> Value {
     json!({
         "apiVersion": K::api_version(&()),
         "kind": K::kind(&()),

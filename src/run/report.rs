@@ -4,7 +4,7 @@ use super::guard::shrunk_message;
 use super::{AttemptId, Phase};
 use crate::api::names::ObjectKey;
 use crate::archive::encrypt::Recipient;
-use crate::error::Reason;
+use crate::error::{Failure, Reason, cut};
 use crate::repository::manifest::{Manifest, Object, Outcome, Owner};
 use crate::source::Consistency;
 use serde_json::Value;
@@ -128,7 +128,7 @@ impl Report {
         Self {
             phase: if reason.is_none() { Phase::Succeeded } else { Phase::Incomplete },
             reason,
-            message: manifest.message.clone().unwrap_or(bytes),
+            message: cut(manifest.message.as_ref().unwrap_or(&bytes), Failure::MESSAGE_LIMIT).to_owned(),
             folder: folder.to_string(),
             ownership,
             objects: objects.collect(),
