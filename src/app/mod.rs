@@ -41,7 +41,6 @@ use k8s_openapi::api::core::v1::Namespace;
 use kube::{Api, Client, Config};
 use rand::RngExt;
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
 use surroundings::Surroundings;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
@@ -104,8 +103,8 @@ pub async fn operate(args: &OperatorArgs) -> Result<(), Failure> {
     let drained = CancellationToken::new();
     let records = ClusterRecords::new(client.clone());
     let statuses = StatusQueue::default();
-    let with_task = Arc::new(AtomicUsize::new(0));
-    let observers = observe::Observers::new(&metrics, events, statuses.clone(), Arc::clone(&with_task));
+    let turns = Turns::new(args.max_concurrent_runs);
+    let observers = Arc::new(observe::Observers::new(&metrics, events, statuses.clone(), turns.clone()));
     let own_name = instance.clone();
     let shared = Arc::new(Shared {
         records: Arc::new(records.clone()),
@@ -114,7 +113,7 @@ pub async fn operate(args: &OperatorArgs) -> Result<(), Failure> {
         clock: Arc::clone(&clock),
         instance,
         cluster_id,
-        turns: Turns::new(args.max_concurrent_runs),
+        turns,
         exclusive: Exclusive::default(),
         draining: CancellationToken::new(),
         leading: watch::Sender::new(false),
@@ -132,7 +131,7 @@ pub async fn operate(args: &OperatorArgs) -> Result<(), Failure> {
     let (epoch, epochs) = watch::channel(0);
     let controller = Controller::new(
         ports,
-        Supervisor::new(shared, with_task),
+        Supervisor::new(shared),
         &own_name,
         args.catch_up_window(),
         (sender.clone(), receiver),

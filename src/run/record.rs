@@ -474,7 +474,6 @@ pub fn ended(status: &BackupRunStatus, now: DateTime<Utc>) -> Option<Happening> 
         reason: status.reason.as_deref().and_then(Reason::parse),
         message: status.message.clone().unwrap_or_default(),
         duration: started.and_then(|started| (now - started).to_std().ok()).unwrap_or_default(),
-        bytes_read: unsigned(status.bytes_read),
         bytes_stored: unsigned(status.bytes_stored),
         shrunk: status.shrunk.clone(),
         started,

@@ -384,6 +384,8 @@ impl RunTask {
                 _ = cancelled.requested() => break tokio::time::timeout(CLEANUP_LIMIT, &mut work).await.ok(),
             }
         };
+        let (read, stored) = (progress.read.load(Ordering::Relaxed), progress.stored.load(Ordering::Relaxed));
+        self.notice(&Happening::Moved { read, stored });
         let result = match ended {
             Some(Ok(result)) => result,
             Some(Err(panicked)) => {

@@ -1,0 +1,61 @@
+//! What is counted of runs: who works and who waits, what was moved, who has left.
+
+use super::*;
+
+#[tokio::test(start_paused = true)]
+async fn who_waits_for_his_next_attempt_does_not_work_and_whoever_leaves_is_told_of() {
+    type End = fn(&mut Play, &RunKey);
+    let ends: [(End, bool); 5] = [
+        (|play, _| play.supervisor.set_leading(false), false),
+        (|play, _| play.supervisor.drain(), false),
+        (|play, _| play.supervisor.cancel_all(Reason::ClusterUnavailable), false),
+        (|play, key| play.supervisor.cancel(key, Reason::CancelRequested), true),
+        (|play, _| play.stage.gone.store(true, Atomic::SeqCst), true),
+    ];
+    for (end, over) in ends {
+        let go = Arc::new(Notify::new());
+        let mut play = Play::new(vec![Act::Until(Arc::clone(&go)), Act::Fail(Reason::StreamCut), Act::Succeed]);
+        allow(&play);
+        play.start("pg-m1", &BackupRunStatus::default());
+        play.until_working().await;
+        assert_eq!(play.turns.counts(), (1, 0));
+        let fails = play.start("pg-m22", &BackupRunStatus::default());
+        let retries = |happening: &Happening| matches!(happening, Happening::AttemptFailed { .. });
+        play.until("one failed", |stage| stage.notices.lock().expect("sound").iter().any(retries)).await;
+        play.until("it waits", |stage| {
+            stage.writes.lock().expect("sound").last().is_some_and(|last| last.phase == Phase::Pending)
+        })
+        .await;
+        assert_eq!(play.turns.counts(), (1, 0), "in its back-off it neither works nor waits for a turn");
+        end(&mut play, &fails);
+        let (ended, _, found) = play.supervisor.ended().await;
+        if ended == fails {
+            assert_eq!(found, over);
+            go.notify_one();
+            play.supervisor.ended().await;
+        } else {
+            play.supervisor.ended().await;
+        }
+        assert_eq!(play.turns.counts(), (0, 0));
+        let left = play.stage.left.lock().expect("sound");
+        assert_eq!(left.len(), 2);
+        assert!(left.iter().any(|subject| subject.run == Some((fails.name.clone(), fails.uid.clone()))));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_an_attempt_moved_is_told_when_it_ends_however_it_ends() {
+    let script = vec![Act::Fail(Reason::StreamCut), Act::Unprepared(Reason::TargetNotReady), Act::UntilCancelled];
+    let mut play = Play::new(script);
+    let key = play.start("pg-m1", &BackupRunStatus::default());
+    play.until("one failed", |stage| !stage.moved.lock().expect("sound").is_empty()).await;
+    tokio::time::sleep(Duration::from_secs(100)).await;
+    play.until_working().await;
+    play.supervisor.cancel(&key, Reason::CancelRequested);
+    play.supervisor.ended().await;
+    assert_eq!(
+        *play.stage.moved.lock().expect("sound"),
+        [(7, 3), (7, 3)],
+        "the one that was not prepared moved nothing"
+    );
+}
