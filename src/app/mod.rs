@@ -29,8 +29,9 @@ use crate::controller::status_writer::StatusQueue;
 use crate::controller::{Controller, Ports, Signal, policy};
 use crate::error::{Failure, Reason};
 use crate::run::exclusive::Exclusive;
+use crate::run::pace::Pace;
 use crate::run::supervisor::Supervisor;
-use crate::run::task::Shared;
+use crate::run::task::{PROGRESS_GAP, Shared};
 use crate::run::turns::Turns;
 use crate::telemetry::admin::Admin;
 use crate::telemetry::events::Events;
@@ -115,6 +116,7 @@ pub async fn operate(args: &OperatorArgs) -> Result<(), Failure> {
         cluster_id,
         turns,
         exclusive: Exclusive::default(),
+        progress: Pace::new(PROGRESS_GAP),
         draining: CancellationToken::new(),
         leading: watch::Sender::new(false),
     });

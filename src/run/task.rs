@@ -21,6 +21,7 @@
 use super::cancel::Cancel;
 use super::exclusive::{Exclusive, Turn};
 use super::observer::{Happening, Observer, Subject};
+use super::pace::Pace;
 use super::ports::{Executor, Prepared, Records, RunKey};
 use super::record::{self, Next, Retry};
 use super::report::{Ownership, Progress, Recovered, Report};
@@ -43,8 +44,10 @@ use tokio_util::sync::CancellationToken;
 mod stored;
 mod waiting;
 
-/// How often live byte counts are written (`product.md` section 2).
+/// How often live byte counts are written (`product.md` section 2): of one run, and of all together.
 const PROGRESS_EVERY: Duration = Duration::from_secs(10);
+/// See [`PROGRESS_EVERY`]: 50 a second.
+pub const PROGRESS_GAP: Duration = Duration::from_millis(20);
 /// How long an attempt may clean up after it was cancelled; then it is dropped, and the log says so.
 const CLEANUP_LIMIT: Duration = Duration::from_mins(2);
 /// How long one call to the API server may take. A connection that is half open answers never, and no run may hang on it.
@@ -77,6 +80,8 @@ pub struct Shared {
     pub turns: Turns,
     /// What one attempt has for itself.
     pub exclusive: Exclusive,
+    /// How often live byte counts are written, of all runs together.
+    pub progress: Pace,
     /// Set when this process is to end: no attempt is begun any more.
     pub draining: CancellationToken,
     /// Whether this process starts runs; set by the supervisor.
@@ -372,12 +377,15 @@ impl RunTask {
         let mut every = tokio::time::interval(PROGRESS_EVERY);
         every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         every.tick().await; // the first one is due at once
-        let cancelled = self.cancel.clone();
+        let (cancelled, shared) = (self.cancel.clone(), Arc::clone(&self.shared));
         let deadline = self.deadline.unwrap_or_else(far_off);
         let ended = loop {
             tokio::select! {
                 ended = &mut work => break Some(ended),
-                _ = every.tick() => self.write_progress(&progress).await,
+                () = async {
+                    every.tick().await;
+                    shared.progress.turn().await;
+                } => self.write_progress(&progress).await,
                 () = tokio::time::sleep_until(deadline), if self.cancel.cause().is_none() => {
                     self.cancel.request(Reason::DeadlineExceeded);
                 }

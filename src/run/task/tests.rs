@@ -298,6 +298,7 @@ impl Play {
             cluster_id: Uid::new("33333333-3333-3333-3333-333333333333").expect("good"),
             turns: turns.clone(),
             exclusive: Exclusive::default(),
+            progress: Pace::new(PROGRESS_GAP),
             draining: CancellationToken::new(),
             leading: watch::Sender::new(true),
         };

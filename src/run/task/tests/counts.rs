@@ -59,3 +59,32 @@ async fn what_an_attempt_moved_is_told_when_it_ends_however_it_ends() {
         "the one that was not prepared moved nothing"
     );
 }
+
+#[tokio::test(start_paused = true)]
+async fn live_counts_are_written_fifty_times_a_second_and_ends_at_once() {
+    let go = Arc::new(Notify::new());
+    let mut play = Play::with_turns((0..200).map(|_| Act::Until(Arc::clone(&go))).collect(), 200);
+    allow(&play);
+    for number in 1..=200 {
+        play.start(&format!("pg-m{number}"), &BackupRunStatus::default());
+    }
+    play.until("all work", |stage| stage.working.load(Atomic::SeqCst) == 200).await;
+    let live = |play: &Play| {
+        let writes = play.stage.writes.lock().expect("sound");
+        writes.iter().filter(|status| status.phase == Phase::Running && status.bytes_read.is_some()).count()
+    };
+    tokio::time::sleep(Duration::from_millis(9_990)).await;
+    assert_eq!(live(&play), 0);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let after_a_second = live(&play);
+    assert!((49..=51).contains(&after_a_second), "{after_a_second}");
+    // An end waits for nobody's turn.
+    let before = tokio::time::Instant::now();
+    go.notify_one();
+    play.supervisor.ended().await;
+    assert_eq!(before.elapsed(), Duration::ZERO);
+    go.notify_waiters();
+    for _ in 1..200 {
+        play.supervisor.ended().await;
+    }
+}
