@@ -278,3 +278,66 @@ fn failure(what: &str, error: &kube::Error) -> Failure {
         other => Failure::new(Reason::ClusterUnavailable, format!("{what}: {other}")),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::backup_run::DestinationStatus;
+    use crate::api::names::RunName;
+    use crate::run::Phase;
+    use kube::client::Body;
+    use std::sync::Mutex;
+
+    /// An API server that answers everything with this code, and what was sent to it.
+    fn answering(code: u16) -> (ClusterRecords, Arc<Mutex<Vec<Value>>>) {
+        let sent = Arc::new(Mutex::new(Vec::new()));
+        let taken = Arc::clone(&sent);
+        let service = tower::service_fn(move |request: http::Request<Body>| {
+            let taken = Arc::clone(&taken);
+            async move {
+                let body = request.into_body().collect_bytes().await?;
+                taken.lock().expect("sound").push(serde_json::from_slice(&body).unwrap_or_default());
+                let said = json!({
+                    "apiVersion": "v1", "kind": "Status", "metadata": {}, "status": "Failure", "code": code,
+                    "reason": "Said", "message": "said",
+                });
+                let answer = http::Response::builder().status(code).body(Body::from(said.to_string().into_bytes()));
+                Ok::<_, kube::Error>(answer.expect("a response"))
+            }
+        });
+        (ClusterRecords::new(Client::new(service, "default")), sent)
+    }
+
+    #[tokio::test]
+    async fn what_is_invalid_is_told_from_what_may_pass() {
+        let key = RunKey {
+            namespace: Namespace::new("default").expect("good"),
+            name: RunName::new("pg-m1").expect("good"),
+            uid: Uid::new("22222222-0001").expect("good"),
+        };
+        let strange = DestinationStatus {
+            name: "default".into(),
+            phase: Phase::Succeeded,
+            reason: None,
+            folder: None,
+            foreign_owner: Some("a".repeat(1000)),
+            objects: Vec::new(),
+        };
+        let status = BackupRunStatus { destinations: vec![strange], ..BackupRunStatus::default() };
+        for (code, word) in
+            [(400, "refused"), (403, "later"), (404, "gone"), (413, "refused"), (422, "refused"), (500, "later")]
+        {
+            let (records, sent) = answering(code);
+            let found = match records.write_run(&key, "7", &status).await {
+                Ok(RunWritten::Refused(why)) if why == "said" => "refused",
+                Ok(RunWritten::Gone) => "gone",
+                Err(_) => "later",
+                other => panic!("{code}: {other:?}"),
+            };
+            assert_eq!(found, word, "{code}");
+            let sent = sent.lock().expect("sound");
+            assert_eq!(sent[0]["metadata"]["resourceVersion"], "7");
+            assert_eq!(sent[0]["status"]["destinations"][0]["foreignOwner"], "a".repeat(256), "cut to the schema");
+        }
+    }
+}

@@ -152,3 +152,17 @@ pub enum Recovered {
     /// No backup, and nothing of it is left; or what is, and why.
     Cleared(Option<String>),
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::repository::manifest::tests::sample;
+
+    #[test]
+    fn what_a_manifest_says_is_cut_for_whoever_is_told() {
+        let folder = ObjectKey::new("default/pg/pg-once-abcdef01-1").expect("a key");
+        let manifest = Manifest { message: Some("ä".repeat(1_000_000)), ..sample() };
+        let report = Report::of(&folder, &manifest, Ownership::Ours);
+        assert_eq!(report.message, "ä".repeat(Failure::MESSAGE_LIMIT / 2));
+    }
+}

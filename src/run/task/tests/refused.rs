@@ -12,7 +12,8 @@ async fn of_a_run_that_is_over_less_is_said_until_it_can_be_stored() {
     let mut play = Play::new(vec![Act::Succeed]);
     refuse(&play, |status| !status.destinations.is_empty());
     play.start("pg-m1", &BackupRunStatus::default());
-    assert!(play.supervisor.ended().await.2);
+    let ended = tokio::time::timeout(Duration::from_hours(1), play.supervisor.ended());
+    assert!(ended.await.expect("it is not tried for ever").2);
     let last = play.last();
     assert_eq!((last.phase, last.reason.as_deref(), last.bytes_stored), (Phase::Succeeded, None, Some(10)));
     assert!(last.message.as_deref().is_some_and(|said| said.contains("status.pod: Too long")), "{last:?}");
