@@ -15,8 +15,12 @@ pub mod strategy;
 pub mod target;
 pub mod time;
 
+use backup_job::BackupJobStatus;
+use backup_run::BackupRunStatus;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::CustomResourceExt;
+use serde_json::{Value, json};
+use std::sync::LazyLock;
 
 /// The definitions of BackupJob and BackupRun, as they are installed. An error would be a fault of our own schema.
 pub fn definitions() -> Result<[CustomResourceDefinition; 2], serde_json::Error> {
@@ -38,6 +42,28 @@ pub fn definitions() -> Result<[CustomResourceDefinition; 2], serde_json::Error>
             )],
         )?,
     ])
+}
+
+/// The schemas of a BackupJob's and a BackupRun's status, as they are installed.
+pub(crate) static STATUS_SCHEMAS: LazyLock<[Value; 2]> = LazyLock::new(|| {
+    let schema = |definition: CustomResourceDefinition| {
+        json!(definition)["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["status"].take()
+    };
+    definitions().map(|both| both.map(schema)).unwrap_or_default()
+});
+
+/// A BackupJob's status as it is written: within its schema.
+pub fn written_job_status(status: &BackupJobStatus) -> Value {
+    let mut status = json!(status);
+    schema::fit(&mut status, &STATUS_SCHEMAS[0]);
+    status
+}
+
+/// A BackupRun's status as it is written: within its schema.
+pub fn written_run_status(status: &BackupRunStatus) -> Value {
+    let mut status = json!(status);
+    schema::fit(&mut status, &STATUS_SCHEMAS[1]);
+    status
 }
 
 /// Group of the custom resources.

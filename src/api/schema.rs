@@ -210,6 +210,33 @@ pub fn finish(
     serde_json::from_value(value)
 }
 
+/// Cuts what is longer than its schema allows; lengths are counted in characters, as Kubernetes counts them. Some of what a
+/// status says comes from outside (names in a tar, documents at a destination), and one text that is too long would make the
+/// API server refuse all of it.
+pub fn fit(value: &mut Value, schema: &Value) {
+    let limit = |word: &str| schema[word].as_u64().and_then(|limit| usize::try_from(limit).ok());
+    match value {
+        Value::String(text) => {
+            let end = limit("maxLength").and_then(|limit| text.char_indices().nth(limit));
+            if let Some((end, _)) = end {
+                text.truncate(end);
+            }
+        }
+        Value::Array(items) => {
+            items.truncate(limit("maxItems").unwrap_or(usize::MAX));
+            for item in items {
+                fit(item, &schema["items"]);
+            }
+        }
+        Value::Object(fields) => {
+            for (name, field) in fields {
+                fit(field, &schema["properties"][name]);
+            }
+        }
+        Value::Null | Value::Bool(_) | Value::Number(_) => {}
+    }
+}
+
 /// One schema, and every schema in it.
 fn tidy(schema: &mut Value) {
     let Some(object) = schema.as_object_mut() else { return };
@@ -237,9 +264,91 @@ fn tidy(schema: &mut Value) {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use crate::api::backup_job::TargetKind;
+
+    /// What an API server would say against this value.
+    pub(crate) fn faults(path: &str, value: &Value, schema: &Value) -> Vec<String> {
+        let limit = |word: &str| schema[word].as_u64().and_then(|limit| usize::try_from(limit).ok());
+        let over = |length: usize, word: &str| limit(word).is_some_and(|limit| length > limit);
+        let (kind, bad) = match value {
+            Value::Null => ("null", true),
+            Value::Bool(_) => ("boolean", false),
+            Value::Number(number) => (
+                "integer",
+                !number.is_i64() || limit("minimum").is_some_and(|least| number.as_u64() < Some(least as u64)),
+            ),
+            Value::String(text) => {
+                let length = text.chars().count();
+                let strange = schema["enum"].as_array().is_some_and(|words| !words.contains(value));
+                (
+                    "string",
+                    strange || over(length, "maxLength") || limit("minLength").is_some_and(|least| length < least),
+                )
+            }
+            Value::Array(items) => ("array", over(items.len(), "maxItems")),
+            Value::Object(fields) => {
+                let required = schema["required"].as_array().into_iter().flatten().filter_map(Value::as_str);
+                ("object", required.into_iter().any(|name| !fields.contains_key(name)))
+            }
+        };
+        let mut found = Vec::new();
+        if bad || schema["type"] != kind {
+            found.push(format!("{path} is {kind} and should be {}", schema["type"]));
+        }
+        match value {
+            Value::Array(items) => {
+                let keys =
+                    schema["x-kubernetes-list-map-keys"].as_array().into_iter().flatten().filter_map(Value::as_str);
+                for key in keys {
+                    let mut seen = Vec::new();
+                    for item in items {
+                        if seen.contains(&&item[key]) {
+                            found.push(format!("{path} has two {}", item[key]));
+                        }
+                        seen.push(&item[key]);
+                    }
+                }
+                for item in items {
+                    found.extend(faults(&format!("{path}[]"), item, &schema["items"]));
+                }
+            }
+            Value::Object(fields) if schema["x-kubernetes-preserve-unknown-fields"] != true => {
+                for (name, field) in fields {
+                    found.extend(faults(&format!("{path}.{name}"), field, &schema["properties"][name]));
+                }
+            }
+            _ => {}
+        }
+        found
+    }
+
+    #[test]
+    fn what_is_too_long_is_cut_by_characters_and_nothing_else_is_changed() {
+        let schema = json!({
+            "type": "object",
+            "properties": {
+                "text": {"type": "string", "maxLength": 3},
+                "list": {"type": "array", "maxItems": 2, "items": {
+                    "type": "object", "properties": {"name": {"type": "string", "maxLength": 1}},
+                }},
+                "spec": {"type": "object", "x-kubernetes-preserve-unknown-fields": true},
+                "number": {"type": "integer"},
+            },
+        });
+        let spec = json!({"anything": "however long it is", "text": "long"});
+        let mut value = json!({
+            "text": "äöüß", "list": [{"name": "ab"}, {"name": "c"}, {"name": "d"}], "spec": spec, "number": 12345,
+        });
+        assert_eq!(faults("", &value, &schema).len(), 3);
+        fit(&mut value, &schema);
+        assert_eq!(faults("", &value, &schema), Vec::<String>::new());
+        assert_eq!(
+            value,
+            json!({"text": "äöü", "list": [{"name": "a"}, {"name": "c"}], "spec": spec, "number": 12345})
+        );
+    }
 
     #[test]
     fn an_unknown_word_is_kept_and_an_alias_is_read() {

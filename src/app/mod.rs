@@ -29,8 +29,9 @@ use crate::controller::status_writer::StatusQueue;
 use crate::controller::{Controller, Ports, Signal, policy};
 use crate::error::{Failure, Reason};
 use crate::run::exclusive::Exclusive;
+use crate::run::pace::Pace;
 use crate::run::supervisor::Supervisor;
-use crate::run::task::Shared;
+use crate::run::task::{PROGRESS_GAP, Shared};
 use crate::run::turns::Turns;
 use crate::telemetry::admin::Admin;
 use crate::telemetry::events::Events;
@@ -41,7 +42,6 @@ use k8s_openapi::api::core::v1::Namespace;
 use kube::{Api, Client, Config};
 use rand::RngExt;
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
 use surroundings::Surroundings;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
@@ -104,8 +104,8 @@ pub async fn operate(args: &OperatorArgs) -> Result<(), Failure> {
     let drained = CancellationToken::new();
     let records = ClusterRecords::new(client.clone());
     let statuses = StatusQueue::default();
-    let with_task = Arc::new(AtomicUsize::new(0));
-    let observers = observe::Observers::new(&metrics, events, statuses.clone(), Arc::clone(&with_task));
+    let turns = Turns::new(args.max_concurrent_runs);
+    let observers = Arc::new(observe::Observers::new(&metrics, events, statuses.clone(), turns.clone()));
     let own_name = instance.clone();
     let shared = Arc::new(Shared {
         records: Arc::new(records.clone()),
@@ -114,8 +114,9 @@ pub async fn operate(args: &OperatorArgs) -> Result<(), Failure> {
         clock: Arc::clone(&clock),
         instance,
         cluster_id,
-        turns: Turns::new(args.max_concurrent_runs),
+        turns,
         exclusive: Exclusive::default(),
+        progress: Pace::new(PROGRESS_GAP),
         draining: CancellationToken::new(),
         leading: watch::Sender::new(false),
     });
@@ -132,7 +133,7 @@ pub async fn operate(args: &OperatorArgs) -> Result<(), Failure> {
     let (epoch, epochs) = watch::channel(0);
     let controller = Controller::new(
         ports,
-        Supervisor::new(shared, with_task),
+        Supervisor::new(shared),
         &own_name,
         args.catch_up_window(),
         (sender.clone(), receiver),

@@ -8,11 +8,11 @@ use crate::run::Phase;
 use crate::run::observer::{Happening, Observer, Skip, Subject};
 use crate::run::ports::{StatusSink, StatusWrite};
 use crate::run::record::{human_duration, human_size};
+use crate::run::turns::Turns;
 use crate::telemetry::events::{EventKind, Events};
-use crate::telemetry::metrics::{Metrics, RunInFlight, Scraped, TickSkip};
+use crate::telemetry::metrics::{Metrics, RunSeries, Scraped, TickSkip};
 use k8s_openapi::api::core::v1::ObjectReference;
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// Everybody who wants to know.
@@ -20,36 +20,28 @@ pub(super) struct Observers {
     metrics: Arc<Metrics>,
     events: Events,
     statuses: StatusQueue,
-    at_work: Mutex<HashMap<Uid, RunInFlight>>,
+    /// Of the runs that this process has and has begun: where what they do is counted.
+    begun: Mutex<HashMap<Uid, RunSeries>>,
 }
 
 impl Observers {
-    /// They count into `metrics`, speak through `events`, and hand status on to `statuses`. `with_task` is how many runs
-    /// have a task: those of them that do not work wait.
-    pub(super) fn new(
-        metrics: &Arc<Metrics>,
-        events: Events,
-        statuses: StatusQueue,
-        with_task: Arc<AtomicUsize>,
-    ) -> Arc<Self> {
-        let observers = Arc::new(Self { metrics: Arc::clone(metrics), events, statuses, at_work: Mutex::default() });
-        let asked = Arc::downgrade(&observers);
+    /// They count into `metrics`, speak through `events`, and hand status on to `statuses`. Who works and who waits, `turns`
+    /// knows: a turn goes with the attempt that has it, however that ends.
+    pub(super) fn new(metrics: &Arc<Metrics>, events: Events, statuses: StatusQueue, turns: Turns) -> Self {
         metrics.at_scrape(move || {
-            let Some(observers) = asked.upgrade() else { return Scraped::default() };
-            let at_work = lock(&observers.at_work).len();
-            Scraped { queued: with_task.load(Ordering::Relaxed).saturating_sub(at_work) }
+            let (in_flight, queued) = turns.counts();
+            Scraped { in_flight, queued }
         });
-        observers
+        Self { metrics: Arc::clone(metrics), events, statuses, begun: Mutex::default() }
     }
 
-    fn count_end(&self, subject: &Subject, phase: Phase, happening: &Happening) {
-        let Happening::Ended { reason, duration, bytes_read, bytes_stored, .. } = happening else { return };
+    /// Does something with the series of a run; of one that has not begun with those of its BackupJob as they are now.
+    fn count(&self, subject: &Subject, count: impl FnOnce(&RunSeries)) {
         let Some((_, uid)) = &subject.run else { return };
-        let in_flight = lock(&self.at_work).remove(uid);
-        let in_flight = in_flight.unwrap_or_else(|| self.metrics.run_started(&subject.job));
-        in_flight.moved(*bytes_read, *bytes_stored);
-        in_flight.ended(phase, *reason, *duration);
-        self.metrics.attempt_ended(*reason);
+        match lock(&self.begun).get(uid) {
+            Some(series) => count(series),
+            None => count(&self.metrics.run_series(&subject.job)),
+        }
     }
 }
 
@@ -98,7 +90,8 @@ impl Observer for Observers {
                 tell(
                     EventKind::NameTaken,
                     format!(
-                        "a BackupRun {run} that is not of this BackupJob is in the way; delete it: kubectl delete backuprun {run} -n {}",
+                        "a BackupRun {run} is in the way that is not of this BackupJob, or that a clock which was ahead has made \
+                         before its time; delete it: kubectl delete backuprun {run} -n {}",
                         job.namespace
                     ),
                 );
@@ -107,12 +100,13 @@ impl Observer for Observers {
             Happening::AttemptStarted { attempt } => {
                 tracing::info!(%job, run, attempt, "attempt started");
                 if let Some((_, uid)) = &subject.run {
-                    lock(&self.at_work).entry(uid.clone()).or_insert_with(|| self.metrics.run_started(job));
+                    lock(&self.begun).entry(uid.clone()).or_insert_with(|| self.metrics.run_series(job));
                 }
                 if *attempt == 1 {
                     tell(EventKind::RunStarted, format!("{run} started"));
                 }
             }
+            Happening::Moved { read, stored } => self.count(subject, |series| series.moved(*read, *stored)),
             Happening::AttemptFailed { attempt, failure, retry_at } => {
                 self.metrics.attempt_ended(Some(failure.reason));
                 let message = failure.short_message();
@@ -131,7 +125,8 @@ impl Observer for Observers {
                 tell(EventKind::RunWaits, format!("{run} {message}"));
             }
             Happening::Ended { phase, reason, message, duration, bytes_stored, shrunk, .. } => {
-                self.count_end(subject, *phase, happening);
+                self.count(subject, |series| series.ended(*phase, *reason, *duration));
+                self.metrics.attempt_ended(*reason);
                 let phase_word = phase.as_str();
                 let reason_word = reason.map(crate::error::Reason::as_str).unwrap_or_default();
                 tracing::info!(%job, run, phase = phase_word, reason = reason_word, seconds = duration.as_secs(), bytes_stored, message, "run ended");
@@ -150,6 +145,11 @@ impl Observer for Observers {
                 if let Some(shrunk) = shrunk {
                     tracing::warn!(%job, run, shrunk, "the backup is much smaller than those before it");
                     tell(EventKind::BackupShrunk, shrunk_note(run, job.name.as_str(), shrunk));
+                }
+            }
+            Happening::Left => {
+                if let Some((_, uid)) = &subject.run {
+                    lock(&self.begun).remove(uid);
                 }
             }
             Happening::TookOver { note } => {
@@ -209,4 +209,96 @@ fn reference(kind: &str, job: &JobRef, name: &str, uid: Option<&Uid>) -> ObjectR
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::names::{Namespace, RunName};
+    use crate::clock::SystemClock;
+    use crate::telemetry::readiness::Readiness;
+    use chrono::DateTime;
+    use kube::Client;
+    use std::time::Duration;
+
+    /// Observers whose Events nobody writes.
+    fn observers(turns: &Turns) -> (Arc<Metrics>, Observers) {
+        let metrics = Arc::new(Metrics::new().expect("metrics"));
+        let nowhere = tower::service_fn(|_: http::Request<kube::client::Body>| async {
+            Err::<http::Response<kube::client::Body>, _>(std::io::Error::other("nobody there"))
+        });
+        let client = Client::new(nowhere, "default");
+        let (events, _) = Events::new(client, "ubo-0", Arc::clone(&metrics), Arc::new(SystemClock));
+        let observers = Observers::new(&metrics, events, StatusQueue::default(), turns.clone());
+        (metrics, observers)
+    }
+
+    fn subject(run: &str) -> Subject {
+        let uid = Uid::new(format!("22222222-{}", run.len())).expect("a UID");
+        let job = JobRef::new("default", "pg").expect("a job");
+        Subject { job, job_uid: None, run: Some((RunName::new(run).expect("a name"), uid)) }
+    }
+
+    fn shows(metrics: &Metrics, line: &str) -> bool {
+        metrics.render(&Readiness::new()).expect("text").lines().any(|shown| shown == line)
+    }
+
+    const ENDED: Happening = Happening::Ended {
+        phase: Phase::Succeeded,
+        reason: None,
+        message: String::new(),
+        duration: Duration::from_secs(1),
+        bytes_stored: 3,
+        shrunk: None,
+        started: None,
+    };
+
+    #[tokio::test]
+    async fn bytes_of_every_attempt_are_counted_and_a_run_once() {
+        let (metrics, observers) = observers(&Turns::new(1));
+        let pg = subject("pg-m1");
+        for attempt in 1..=2 {
+            observers.notice(&pg, &Happening::AttemptStarted { attempt });
+            observers.notice(&pg, &Happening::Moved { read: 7, stored: 3 });
+        }
+        observers.notice(&pg, &ENDED);
+        for line in [
+            r#"ubo_read_bytes_total{job="pg",namespace="default"} 14"#,
+            r#"ubo_stored_bytes_total{job="pg",namespace="default"} 6"#,
+            r#"ubo_runs_total{job="pg",namespace="default",phase="Succeeded",reason="None"} 1"#,
+        ] {
+            assert!(shows(&metrics, line), "{line}");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_was_handed_over_is_forgotten_and_is_no_end() {
+        let (metrics, observers) = observers(&Turns::new(1));
+        let pg = subject("pg-m1");
+        observers.notice(&pg, &Happening::AttemptStarted { attempt: 1 });
+        assert_eq!(lock(&observers.begun).len(), 1);
+        observers.notice(&pg, &Happening::Left);
+        assert!(lock(&observers.begun).is_empty());
+        assert!(!metrics.render(&Readiness::new()).expect("text").contains("ubo_runs_total{"));
+        // One whose BackupJob goes while it works counts for nobody, also not for one that is made anew under its name.
+        observers.notice(&pg, &Happening::AttemptStarted { attempt: 1 });
+        observers.notice(&Subject { run: None, ..pg.clone() }, &Happening::JobDeleted);
+        observers.notice(&pg, &Happening::Moved { read: 7, stored: 3 });
+        observers.notice(&pg, &ENDED);
+        observers.notice(&pg, &Happening::Left);
+        assert!(!metrics.render(&Readiness::new()).expect("text").contains("\"pg\""));
+    }
+
+    #[tokio::test]
+    async fn who_works_and_who_waits_is_asked_when_somebody_looks() {
+        let turns = Turns::new(1);
+        let (metrics, _observers) = observers(&turns);
+        let enter = || turns.enter(&Namespace::new("shop").expect("good"), DateTime::UNIX_EPOCH);
+        let (works, waits) = (enter(), enter());
+        assert!(shows(&metrics, "ubo_runs_in_flight 1") && shows(&metrics, "ubo_runs_queued 1"));
+        drop(works);
+        assert!(shows(&metrics, "ubo_runs_in_flight 1") && shows(&metrics, "ubo_runs_queued 0"));
+        drop(waits);
+        assert!(shows(&metrics, "ubo_runs_in_flight 0") && shows(&metrics, "ubo_runs_queued 0"));
+    }
 }

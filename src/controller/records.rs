@@ -10,8 +10,8 @@ use crate::api::backup_job::BackupJob;
 use crate::api::backup_run::{BackupRun, BackupRunSpec, BackupRunStatus};
 use crate::api::names::{JobRef, Namespace, Uid};
 use crate::api::time::to_time;
-use crate::api::{FINALIZER_RUN, GROUP, LABEL_JOB, LABEL_RUN_UID};
-use crate::controller::world::keep_newer;
+use crate::api::{FINALIZER_RUN, GROUP, LABEL_JOB, LABEL_RUN_UID, written_job_status, written_run_status};
+use crate::controller::world::{keep_newer, whose};
 use crate::error::{Failure, Reason};
 use crate::run::ports::{Claim, Claimed, Records, RunKey, RunWritten, StatusWrite, Written};
 use async_trait::async_trait;
@@ -56,8 +56,8 @@ impl ClusterRecords {
         let api = self.jobs(job.namespace.as_str());
         let (mut version, mut status) = (write.version.clone(), write.status.clone());
         for _ in 0..CONFLICT_TRIES {
-            let mut body =
-                apply_status::<BackupJob>(job.namespace.as_str(), job.name.as_str(), &write.uid, status.as_ref());
+            let (namespace, name) = (job.namespace.as_str(), job.name.as_str());
+            let mut body = apply_status::<BackupJob>(namespace, name, &write.uid, &written_job_status(&status));
             body["metadata"]["resourceVersion"] = json!(version);
             match api.patch_status(job.name.as_str(), &force(SCHEDULER), &Patch::Apply(&body)).await {
                 Ok(_) => return Ok(Written::Yes),
@@ -147,8 +147,7 @@ impl Records for ClusterRecords {
         let Some(there) = there else {
             return Err(Failure::new(Reason::ClusterUnavailable, format!("BackupRun {} came and went", claim.run)));
         };
-        let ours = there.metadata.owner_references.iter().flatten().any(|owner| owner.uid == claim.job_uid.as_str());
-        Ok(if ours { Claimed::AlreadyOurs } else { Claimed::NameTaken })
+        Ok(whose(&there, claim))
     }
 
     async fn adopt(&self, run: &BackupRun, job: &BackupJob) -> Result<Option<BackupRun>, Failure> {
@@ -212,12 +211,17 @@ impl Records for ClusterRecords {
     }
 
     async fn write_run(&self, run: &RunKey, version: &str, status: &BackupRunStatus) -> Result<RunWritten, Failure> {
-        let mut body = apply_status::<BackupRun>(run.namespace.as_str(), run.name.as_str(), &run.uid, status);
+        let (namespace, name) = (run.namespace.as_str(), run.name.as_str());
+        let mut body = apply_status::<BackupRun>(namespace, name, &run.uid, &written_run_status(status));
         body["metadata"]["resourceVersion"] = json!(version);
         let api = self.runs(run.namespace.as_str());
         match api.patch_status(run.name.as_str(), &force(RUN_MANAGER), &Patch::Apply(&body)).await {
             Ok(now) => Ok(RunWritten::Yes(now.metadata.resource_version.unwrap_or_default())),
             Err(kube::Error::Api(status)) if status.code == 404 => Ok(RunWritten::Gone),
+            // Invalid, or too large.
+            Err(kube::Error::Api(status)) if matches!(status.code, 400 | 413 | 422) => {
+                Ok(RunWritten::Refused(status.message))
+            }
             Err(kube::Error::Api(status)) if status.code == 409 => {
                 let now = api.get_opt(run.name.as_str()).await.map_err(|error| failure("reading it again", &error))?;
                 let ours = now.filter(|now| now.metadata.uid.as_deref() == Some(run.uid.as_str()));
@@ -248,12 +252,7 @@ fn force(manager: &str) -> PatchParams {
     PatchParams { field_manager: Some(manager.to_owned()), force: true, ..PatchParams::default() }
 }
 
-fn apply_status<K: Resource<DynamicType = ()>>(
-    namespace: &str,
-    name: &str,
-    uid: &Uid,
-    status: &impl serde::Serialize,
-) -> Value {
+fn apply_status<K: Resource<DynamicType = ()>>(namespace: &str, name: &str, uid: &Uid, status: &Value) -> Value {
     json!({
         "apiVersion": K::api_version(&()),
         "kind": K::kind(&()),
@@ -277,5 +276,68 @@ fn failure(what: &str, error: &kube::Error) -> Failure {
         }
         kube::Error::Api(status) => Failure::new(Reason::ClusterUnavailable, format!("{what}: {}", status.message)),
         other => Failure::new(Reason::ClusterUnavailable, format!("{what}: {other}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::backup_run::DestinationStatus;
+    use crate::api::names::RunName;
+    use crate::run::Phase;
+    use kube::client::Body;
+    use std::sync::Mutex;
+
+    /// An API server that answers everything with this code, and what was sent to it.
+    fn answering(code: u16) -> (ClusterRecords, Arc<Mutex<Vec<Value>>>) {
+        let sent = Arc::new(Mutex::new(Vec::new()));
+        let taken = Arc::clone(&sent);
+        let service = tower::service_fn(move |request: http::Request<Body>| {
+            let taken = Arc::clone(&taken);
+            async move {
+                let body = request.into_body().collect_bytes().await?;
+                taken.lock().expect("sound").push(serde_json::from_slice(&body).unwrap_or_default());
+                let said = json!({
+                    "apiVersion": "v1", "kind": "Status", "metadata": {}, "status": "Failure", "code": code,
+                    "reason": "Said", "message": "said",
+                });
+                let answer = http::Response::builder().status(code).body(Body::from(said.to_string().into_bytes()));
+                Ok::<_, kube::Error>(answer.expect("a response"))
+            }
+        });
+        (ClusterRecords::new(Client::new(service, "default")), sent)
+    }
+
+    #[tokio::test]
+    async fn what_is_invalid_is_told_from_what_may_pass() {
+        let key = RunKey {
+            namespace: Namespace::new("default").expect("good"),
+            name: RunName::new("pg-m1").expect("good"),
+            uid: Uid::new("22222222-0001").expect("good"),
+        };
+        let strange = DestinationStatus {
+            name: "default".into(),
+            phase: Phase::Succeeded,
+            reason: None,
+            folder: None,
+            foreign_owner: Some("a".repeat(1000)),
+            objects: Vec::new(),
+        };
+        let status = BackupRunStatus { destinations: vec![strange], ..BackupRunStatus::default() };
+        for (code, word) in
+            [(400, "refused"), (403, "later"), (404, "gone"), (413, "refused"), (422, "refused"), (500, "later")]
+        {
+            let (records, sent) = answering(code);
+            let found = match records.write_run(&key, "7", &status).await {
+                Ok(RunWritten::Refused(why)) if why == "said" => "refused",
+                Ok(RunWritten::Gone) => "gone",
+                Err(_) => "later",
+                other => panic!("{code}: {other:?}"),
+            };
+            assert_eq!(found, word, "{code}");
+            let sent = sent.lock().expect("sound");
+            assert_eq!(sent[0]["metadata"]["resourceVersion"], "7");
+            assert_eq!(sent[0]["status"]["destinations"][0]["foreignOwner"], "a".repeat(256), "cut to the schema");
+        }
     }
 }

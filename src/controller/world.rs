@@ -34,7 +34,7 @@ mod ticks;
 
 pub use clock::keep_newer;
 pub use runs::run_identity;
-pub use ticks::run_name;
+pub use ticks::{run_name, whose};
 
 use ticks::{Taken, anchor, entry, note_handled};
 
@@ -259,6 +259,7 @@ impl World {
             self.decide_as_follower(has_task, &mut actions);
             return actions;
         }
+        self.note_claimed(now);
         if self.claims() {
             self.decide_ticks(now, &mut actions);
         }

@@ -4,6 +4,7 @@
 //! what changes meaning is a new version: [`FORMAT_VERSION`] is a backup of one pod, [`EACH_FORMAT_VERSION`] one of each pod
 //! of a workload (see [`pods`]). Every document is written in the lowest version that can say it.
 
+use crate::api::names::{JobRef, Uid};
 use crate::archive::Measure;
 use crate::error::{Failure, Reason};
 use crate::source::{Consistency, Content};
@@ -47,6 +48,17 @@ impl Owner {
     /// Whether `other` is a BackupJob of the same name in the same cluster; it may have been deleted and made again since.
     pub fn is_same_job(&self, other: &Self) -> bool {
         (&self.cluster_id, &self.namespace, &self.job) == (&other.cluster_id, &other.namespace, &other.job)
+    }
+
+    /// Whether it can be the name of a BackupJob. Whoever may write to a destination can write anything there, and what
+    /// stands here is shown and compared.
+    fn check(&self) -> Result<(), String> {
+        let is_uid = |text: &String| Uid::new(text.as_str()).is_ok();
+        if is_uid(&self.cluster_id) && is_uid(&self.job_uid) && JobRef::new(&self.namespace, &self.job).is_ok() {
+            Ok(())
+        } else {
+            Err("names no BackupJob and its cluster, so whose it is is not known".into())
+        }
     }
 }
 
@@ -260,6 +272,10 @@ pub trait Document: DeserializeOwned {
 
 impl Document for OwnerDocument {
     const HIGHEST_VERSION: u32 = FORMAT_VERSION;
+
+    fn agrees(&self) -> Result<(), String> {
+        self.owner.check()
+    }
 }
 
 impl Document for StartedDocument {

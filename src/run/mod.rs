@@ -5,6 +5,7 @@ pub mod cancel;
 pub mod exclusive;
 pub mod guard;
 pub mod observer;
+pub mod pace;
 pub mod ports;
 pub mod queue;
 pub mod record;

@@ -68,6 +68,13 @@ pub enum Happening {
         /// Counted from 1.
         attempt: u32,
     },
+    /// An attempt that began has ended, in whatever way: what it moved.
+    Moved {
+        /// Raw bytes read.
+        read: u64,
+        /// Bytes handed to the destination.
+        stored: u64,
+    },
     /// An attempt failed and another follows.
     AttemptFailed {
         /// Counted from 1.
@@ -92,8 +99,6 @@ pub enum Happening {
         message: String,
         /// From the first attempt's start.
         duration: Duration,
-        /// Raw bytes read.
-        bytes_read: u64,
         /// Bytes stored.
         bytes_stored: u64,
         /// How much smaller the backup is than those before it, where that is more than the guard allows.
@@ -101,6 +106,9 @@ pub enum Happening {
         /// When the run started.
         started: Option<DateTime<Utc>>,
     },
+    /// This process has nothing more to do with a run: it is over, gone, or left to another process. The last that is told
+    /// of each run that was taken up.
+    Left,
     /// An archive that was another BackupJob's is this one's from now on.
     TookOver {
         /// Whose it was.

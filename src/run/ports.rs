@@ -70,6 +70,8 @@ pub enum RunWritten {
     Gone,
     /// It is not stored: the object is no longer the one that was seen, but this one.
     Conflict(Box<BackupRun>),
+    /// It never will be: the API server finds it invalid, and says why.
+    Refused(String),
 }
 
 /// BackupRuns and BackupJobs in the cluster.

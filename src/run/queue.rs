@@ -112,6 +112,11 @@ impl Queue {
         None
     }
 
+    /// How many work.
+    pub fn at_work(&self) -> usize {
+        self.at_work.len()
+    }
+
     /// How many wait.
     pub fn waiting(&self) -> usize {
         self.waiting.len()

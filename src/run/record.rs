@@ -25,6 +25,8 @@ const CRASH_LIMIT: usize = 2;
 const WARNINGS_LIMIT: usize = 20;
 /// Objects that a status names, as the schema has it; the manifest names all.
 const OBJECTS_LIMIT: usize = 1000;
+/// How much is told of what the API server has against a status.
+const REFUSAL_LIMIT: usize = 300;
 
 /// How often a run is tried, from its BackupJob.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -168,12 +170,12 @@ pub fn end_attempt(
         Ok(report) => report.reason.map_or("Succeeded", Reason::as_str),
         Err(failure) => failure.reason.as_str(),
     };
-    if let Some(attempt) = status.attempts.last_mut().filter(|attempt| attempt.completion_time.is_none()) {
-        attempt.reason = Some(word.to_owned());
-        attempt.completion_time = Some(to_time(now));
-        let left = result.as_ref().err().and_then(|failure| failure.left.as_deref());
-        attempt.left = left.map(|left| cut(left, Failure::MESSAGE_LIMIT).to_owned());
+    if let (Some(attempt), Err(failure)) = (status.attempts.last_mut(), &result)
+        && attempt.completion_time.is_none()
+    {
+        attempt.left = failure.left.as_deref().map(|left| cut(left, Failure::MESSAGE_LIMIT).to_owned());
     }
+    close_attempt(status, word, now);
     forget_earlier_waits(status);
     match result {
         Ok(report) => {
@@ -198,6 +200,13 @@ pub fn end_attempt(
             Next::Over
         }
         Err(failure) => after_failure(status, failure, retry, generation, now),
+    }
+}
+
+fn close_attempt(status: &mut BackupRunStatus, word: &str, now: DateTime<Utc>) {
+    if let Some(attempt) = status.attempts.last_mut().filter(|attempt| attempt.completion_time.is_none()) {
+        attempt.reason = Some(word.to_owned());
+        attempt.completion_time = Some(to_time(now));
     }
 }
 
@@ -328,9 +337,65 @@ pub fn finish(
     status.duration =
         status.start_time.as_ref().and_then(|start| (now - from_time(start)).to_std().ok()).map(human_duration);
     let word = reason.map_or(phase.as_str(), Reason::as_str);
+    close_attempt(status, word, now); // one whose beginning could not be stored
     let succeeded = if phase == Phase::Succeeded { Word::True } else { Word::False };
     conditions::set(&mut status.conditions, "Complete", Word::True, word, message, generation, now);
     conditions::set(&mut status.conditions, "Succeeded", succeeded, word, message, generation, now);
+}
+
+/// The failure of a run whose status the API server finds invalid.
+pub fn refused(why: &str) -> Failure {
+    let why = cut(why, REFUSAL_LIMIT);
+    Failure::new(
+        Reason::Internal,
+        format!(
+            "the API server found the run's status invalid ({why}), so that no more is said of it here; the operator's log has \
+             it. Please report it"
+        ),
+    )
+}
+
+/// What is written instead of a final status that the API server finds invalid: how the run ended, and nothing that came
+/// from outside. The run must not stay at work for ever because of what there was to say of it.
+pub fn reduce(status: &mut BackupRunStatus, why: &str, generation: Option<i64>, now: DateTime<Utc>) {
+    let BackupRunStatus {
+        phase,
+        reason,
+        message: _,
+        conditions: _,
+        spec: _,
+        queue_position: _,
+        executor,
+        attempts,
+        start_time,
+        completion_time: _,
+        duration: _,
+        exit_code,
+        pod: _,
+        consistency,
+        bytes_read,
+        bytes_stored,
+        size,
+        files,
+        shrunk, // it guards the backups before this one
+        warnings: _,
+        destinations: _,
+    } = std::mem::take(status);
+    let reason = reason.as_deref().and_then(Reason::parse);
+    *status = BackupRunStatus {
+        executor,
+        attempts,
+        start_time,
+        exit_code,
+        consistency,
+        bytes_read,
+        bytes_stored,
+        size,
+        files,
+        shrunk,
+        ..BackupRunStatus::default()
+    };
+    finish(status, phase, reason, &refused(why).message, generation, now);
 }
 
 /// A message that ends with what to do, which is the last thing to be cut off it.
@@ -431,7 +496,6 @@ pub fn ended(status: &BackupRunStatus, now: DateTime<Utc>) -> Option<Happening> 
         reason: status.reason.as_deref().and_then(Reason::parse),
         message: status.message.clone().unwrap_or_default(),
         duration: started.and_then(|started| (now - started).to_std().ok()).unwrap_or_default(),
-        bytes_read: unsigned(status.bytes_read),
         bytes_stored: unsigned(status.bytes_stored),
         shrunk: status.shrunk.clone(),
         started,

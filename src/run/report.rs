@@ -4,7 +4,7 @@ use super::guard::shrunk_message;
 use super::{AttemptId, Phase};
 use crate::api::names::ObjectKey;
 use crate::archive::encrypt::Recipient;
-use crate::error::Reason;
+use crate::error::{Failure, Reason, cut};
 use crate::repository::manifest::{Manifest, Object, Outcome, Owner};
 use crate::source::Consistency;
 use serde_json::Value;
@@ -130,7 +130,7 @@ impl Report {
         Self {
             phase: if reason.is_none() { Phase::Succeeded } else { Phase::Incomplete },
             reason,
-            message: manifest.message.clone().unwrap_or(bytes),
+            message: cut(manifest.message.as_ref().unwrap_or(&bytes), Failure::MESSAGE_LIMIT).to_owned(),
             folder: folder.to_string(),
             ownership,
             objects: objects.collect(),
@@ -153,4 +153,18 @@ pub enum Recovered {
     Whole(Box<Report>),
     /// No backup, and nothing of it is left; or what is, and why.
     Cleared(Option<String>),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::repository::manifest::tests::sample;
+
+    #[test]
+    fn what_a_manifest_says_is_cut_for_whoever_is_told() {
+        let folder = ObjectKey::new("default/pg/pg-once-abcdef01-1").expect("a key");
+        let manifest = Manifest { message: Some("ä".repeat(1_000_000)), ..sample() };
+        let report = Report::of(&folder, &manifest, Ownership::Ours);
+        assert_eq!(report.message, "ä".repeat(Failure::MESSAGE_LIMIT / 2));
+    }
 }

@@ -1,6 +1,7 @@
 //! **O** The runs that are at work in this process: started, cancelled, waited for.
 
 use super::cancel::Cancel;
+use super::observer::{Happening, Subject};
 use super::ports::RunKey;
 use super::task::{RunTask, Shared};
 use crate::api::backup_run::BackupRun;
@@ -8,7 +9,6 @@ use crate::api::names::{JobRef, Uid};
 use crate::error::Reason;
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio::task::JoinSet;
 
 struct Active {
@@ -20,14 +20,13 @@ struct Active {
 pub struct Supervisor {
     shared: Arc<Shared>,
     active: HashMap<RunKey, Active>,
-    count: Arc<AtomicUsize>,
     tasks: JoinSet<(RunKey, JobRef, bool)>,
 }
 
 impl Supervisor {
-    /// No runs yet. `count` is kept at the number of runs that have a task, for whoever shows it.
-    pub fn new(shared: Arc<Shared>, count: Arc<AtomicUsize>) -> Self {
-        Self { shared, active: HashMap::new(), count, tasks: JoinSet::new() }
+    /// No runs yet.
+    pub fn new(shared: Arc<Shared>) -> Self {
+        Self { shared, active: HashMap::new(), tasks: JoinSet::new() }
     }
 
     /// Whether a task has this run.
@@ -57,7 +56,6 @@ impl Supervisor {
         let owner =
             run.metadata.owner_references.iter().flatten().find(|o| o.kind == "BackupJob").map(|o| o.uid.clone());
         self.active.insert(key.clone(), Active { cancel: cancel.clone(), owner });
-        self.count.store(self.active.len(), Ordering::Relaxed);
         let task = RunTask::new(Arc::clone(&self.shared), key.clone(), run, job.clone(), cancel);
         self.tasks.spawn(async move {
             // A panic must not leave the entry behind, so the run's own future is a task of its own.
@@ -89,7 +87,9 @@ impl Supervisor {
             match self.tasks.join_next().await {
                 Some(Ok((key, job, over))) => {
                     self.active.remove(&key);
-                    self.count.store(self.active.len(), Ordering::Relaxed);
+                    let run = Some((key.name.clone(), key.uid.clone()));
+                    let subject = Subject { job: job.clone(), job_uid: None, run };
+                    self.shared.observer.notice(&subject, &Happening::Left);
                     return (key, job, over);
                 }
                 Some(Err(_)) => {} // its inner task catches everything; nothing else can fail

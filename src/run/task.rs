@@ -13,8 +13,8 @@
 //!    in another pod on the same volume) has not failed: the run waits, and looks again after a pause
 //!    ([`record::WAIT_PAUSE`]), as often as it takes within `activeDeadlineSeconds`. Those looks write nothing at the
 //!    destination as long as the directory is in use.
-//! 4. The work ends, or is cancelled and cleans up. The status is written until it is stored: what happened to a backup
-//!    is never known to this process alone.
+//! 4. The work ends, or is cancelled and cleans up. Others have its turn from here on. The status is written until it is
+//!    stored (`stored`): what happened to a backup is never known to this process alone.
 //!
 //! A run that is gone (deleted with force, or its namespace ended) stops all this; its work is cancelled first. A task that
 //! waits in a process that no longer starts runs, or that is to end, leaves its run to the next process.
@@ -22,7 +22,8 @@
 use super::cancel::Cancel;
 use super::exclusive::{Exclusive, Turn};
 use super::observer::{Happening, Observer, Subject};
-use super::ports::{Executor, Prepared, Records, RunKey, RunWritten};
+use super::pace::Pace;
+use super::ports::{Executor, Prepared, Records, RunKey};
 use super::record::{self, Next, Retry};
 use super::report::{Ownership, Progress, Report};
 use super::turns::{Place, Turns};
@@ -42,10 +43,13 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 mod leavings;
+mod stored;
 mod waiting;
 
-/// How often live byte counts are written (`product.md` section 2).
+/// How often live byte counts are written (`product.md` section 2): of one run, and of all together.
 const PROGRESS_EVERY: Duration = Duration::from_secs(10);
+/// See [`PROGRESS_EVERY`]: 50 a second.
+pub const PROGRESS_GAP: Duration = Duration::from_millis(20);
 /// How long an attempt may clean up after it was cancelled; then it is dropped, and the log says so.
 const CLEANUP_LIMIT: Duration = Duration::from_mins(2);
 /// What is said of an attempt that did not come to clean up.
@@ -54,11 +58,9 @@ const NOT_CLEANED_UP: &str = "At its destination may stay its folder and an unfi
 const CALL_LIMIT: Duration = Duration::from_secs(30);
 /// How long the preparation of an attempt may take: a token, a Secret and two looks for the target.
 const PREPARE_LIMIT: Duration = Duration::from_mins(2);
-/// How often a status is written again at once because something else of the object had changed.
-const CONFLICT_TRIES: usize = 5;
 /// How long a run that is another's is left alone at least.
 const LOST_PAUSE: Duration = Duration::from_secs(1);
-/// Waits between tries to store a status.
+/// Waits between tries to store a status, and between questions to the API server.
 const WRITE_BACKOFF: [Duration; 4] =
     [Duration::from_millis(200), Duration::from_secs(1), Duration::from_secs(5), Duration::from_secs(15)];
 
@@ -80,6 +82,8 @@ pub struct Shared {
     pub turns: Turns,
     /// What one attempt has for itself.
     pub exclusive: Exclusive,
+    /// How often live byte counts are written, of all runs together.
+    pub progress: Pace,
     /// Set when this process is to end: no attempt is begun any more.
     pub draining: CancellationToken,
     /// Whether this process starts runs; set by the supervisor.
@@ -279,7 +283,7 @@ impl RunTask {
         self.clear_left(&valid).await?;
         let retry = Retry { limit: valid.retry_limit, backoff: valid.retry_backoff };
         let generation = self.run.metadata.generation;
-        let (_place, prepared, _directory_turns) = match self.prepare(&valid, place).await {
+        let (place, prepared, directory_turns) = match self.prepare(&valid, place).await {
             Ok(ready) => ready,
             Err(Stop::Failed(failure)) => {
                 let backed_up = job.status.as_ref().is_some_and(|status| status.last_success_time.is_some());
@@ -301,6 +305,7 @@ impl RunTask {
         self.notice(&Happening::AttemptStarted { attempt });
         let id = self.attempt_id(&valid, attempt);
         let result = self.work(prepared, id, waited).await;
+        drop((place, directory_turns)); // nobody waits for an API server that does not take what came of it
         self.conclude(attempt, result, retry).await
     }
 
@@ -334,18 +339,23 @@ impl RunTask {
         let mut every = tokio::time::interval(PROGRESS_EVERY);
         every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         every.tick().await; // the first one is due at once
-        let cancelled = self.cancel.clone();
+        let (cancelled, shared) = (self.cancel.clone(), Arc::clone(&self.shared));
         let deadline = self.deadline.unwrap_or_else(far_off);
         let ended = loop {
             tokio::select! {
                 ended = &mut work => break Some(ended),
-                _ = every.tick() => self.write_progress(&progress).await,
+                () = async {
+                    every.tick().await;
+                    shared.progress.turn().await;
+                } => self.write_progress(&progress).await,
                 () = tokio::time::sleep_until(deadline), if self.cancel.cause().is_none() => {
                     self.cancel.request(Reason::DeadlineExceeded);
                 }
                 _ = cancelled.requested() => break tokio::time::timeout(CLEANUP_LIMIT, &mut work).await.ok(),
             }
         };
+        let (read, stored) = (progress.read.load(Ordering::Relaxed), progress.stored.load(Ordering::Relaxed));
+        self.notice(&Happening::Moved { read, stored });
         let result = match ended {
             Some(Ok(result)) => result,
             Some(Err(panicked)) => {
@@ -382,10 +392,8 @@ impl RunTask {
         self.status.bytes_stored = Some(stored);
         // Only a picture for people: one that cannot be written is written in ten seconds. One that is refused because the
         // run is no longer ours ends the work.
-        match self.write_once().await {
-            Ok(true) => {}
-            Ok(false) => tracing::debug!(run = %self.key.name, "progress not written"),
-            Err(_) => self.cancel.request(Reason::OperatorRestarted),
+        if self.write_once().await.is_err() {
+            self.cancel.request(Reason::OperatorRestarted);
         }
     }
 
@@ -421,55 +429,6 @@ impl RunTask {
             (Next::Retry(_), Some(cause)) => Err(Stop::Cancelled(cause)),
             _ => Ok(next),
         }
-    }
-
-    async fn finish(&mut self, phase: Phase, reason: Reason, message: &str) -> Result<(), Stop> {
-        let now = self.shared.clock.now();
-        record::finish(&mut self.status, phase, Some(reason), message, self.run.metadata.generation, now);
-        self.persist().await
-    }
-
-    /// Writes the status until it is stored, or the run is gone or no longer ours.
-    async fn persist(&mut self) -> Result<(), Stop> {
-        let mut tries = 0usize;
-        while !self.write_once().await? {
-            if tries == 0 {
-                tracing::warn!(run = %self.key.name, namespace = %self.key.namespace, "status not written, tried until it is");
-            }
-            tokio::time::sleep(WRITE_BACKOFF[tries.min(WRITE_BACKOFF.len() - 1)]).await;
-            tries += 1;
-        }
-        Ok(())
-    }
-
-    /// Writes the status once, and again where only something else of the object had changed. Whether it is stored.
-    async fn write_once(&mut self) -> Result<bool, Stop> {
-        for _ in 0..CONFLICT_TRIES {
-            match call(self.shared.records.write_run(&self.key, &self.version, &self.status)).await {
-                Ok(RunWritten::Yes(version)) => {
-                    self.version = version;
-                    self.stored.clone_from(&self.status);
-                    return Ok(true);
-                }
-                Ok(RunWritten::Gone) => return Err(Stop::Gone),
-                Ok(RunWritten::Conflict(now)) => self.note_seen(&now)?,
-                Err(failure) => {
-                    tracing::debug!(run = %self.key.name, %failure, "status not written");
-                    return Ok(false);
-                }
-            }
-        }
-        Ok(false)
-    }
-
-    /// The object as it is now: its version counts from here on, if the run is still ours.
-    fn note_seen(&mut self, now: &BackupRun) -> Result<(), Stop> {
-        let there = now.status.clone().unwrap_or_default();
-        if !record::is_ours(&there, &self.stored, &self.status) {
-            return Err(Stop::Lost);
-        }
-        self.version = now.metadata.resource_version.clone().unwrap_or_default();
-        Ok(())
     }
 
     /// Waits out a back-off. The wall clock is looked at once; from then on a clock counts that only goes forward, so that

@@ -45,6 +45,12 @@ impl Turns {
         Place { turns: self.clone(), ticket, called, ahead }
     }
 
+    /// How many work, and how many wait for their turn.
+    pub fn counts(&self) -> (usize, usize) {
+        let state = self.lock();
+        (state.queue.at_work(), state.queue.waiting())
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -106,11 +112,15 @@ mod tests {
         let second = turns.enter(&space, tick(2));
         let mut third = turns.enter(&space, tick(3));
         assert_eq!((second.position(), third.position()), (Some(1), Some(2)));
+        assert_eq!(turns.counts(), (1, 2));
         drop(second);
         assert_eq!((third.position(), third.is_called()), (Some(1), false));
         drop(first);
         third.called().await;
         assert!(third.is_called() && third.position().is_none());
         third.called().await;
+        assert_eq!(turns.counts(), (1, 0));
+        drop(third);
+        assert_eq!(turns.counts(), (0, 0));
     }
 }

@@ -36,6 +36,8 @@ const WAITING_LIMIT: usize = 8 * 1024 * 1024;
 const WAITING_EACH: usize = 128;
 /// Lost links and lock files that are named.
 const NAMED_LIMIT: usize = 5;
+/// As much of a name as is shown, in bytes: a tar may hold one of megabytes.
+const NAME_SHOWN: usize = 200;
 
 /// What databases that run keep in their folder: PostgreSQL its pid, InnoDB its system tablespace (there is no lock file
 /// beside it), MongoDB its pid (the file stays, empty, after an orderly end). And whether it must have content.
@@ -369,7 +371,7 @@ impl TarFilter {
             Some(selection) => selection.choose(path, is_folder),
         };
         let choice = choose(path, is_folder);
-        let shown = || String::from_utf8_lossy(path).into_owned();
+        let shown = || String::from_utf8_lossy(&path[..path.len().min(NAME_SHOWN)]).into_owned();
         let base = memchr::memrchr(b'/', path).map_or(0, |slash| slash + 1);
         let locks = LOCK_FILES.iter().any(|(name, content)| path[base..] == **name && (size > 0 || !content));
         if locks && !is_folder {

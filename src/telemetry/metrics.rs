@@ -204,11 +204,13 @@ const DELAY_BUCKETS: &[f64] = &[0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0,
 /// What is asked at a scrape.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Scraped {
+    /// Runs that work.
+    pub in_flight: usize,
     /// Runs that wait for their turn.
     pub queued: usize,
 }
 
-/// Which series a job has besides the fixed ones. Shared with its runs in flight, so that they learn that it is gone.
+/// Which series a job has besides the fixed ones. Shared with its runs, so that they learn that it is gone.
 #[derive(Debug, Default)]
 struct JobSeries {
     gone: bool,
@@ -380,8 +382,10 @@ impl Metrics {
     pub fn render(&self, readiness: &Readiness) -> Result<String, prometheus::Error> {
         let at_scrape = self.at_scrape.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(ask) = at_scrape.as_ref() {
-            let Scraped { queued } = ask();
-            self.runs_queued.set(i64::try_from(queued).unwrap_or(i64::MAX));
+            let Scraped { in_flight, queued } = ask();
+            for (gauge, count) in [(&self.runs_in_flight, in_flight), (&self.runs_queued, queued)] {
+                gauge.set(i64::try_from(count).unwrap_or(i64::MAX));
+            }
         }
         for (gate, why) in readiness.states() {
             self.ready.with_label_values(&[gate.as_str()]).set(i64::from(why.is_none()));
@@ -389,10 +393,9 @@ impl Metrics {
         TextEncoder::new().encode_to_string(&self.registry.gather())
     }
 
-    /// A run of `job` begins to work. The guard counts how it ends.
-    pub fn run_started(self: &Arc<Self>, job: &JobRef) -> RunInFlight {
-        self.runs_in_flight.inc();
-        RunInFlight { metrics: self.clone(), job: job.clone(), series: self.series(job), ended: false }
+    /// Where is counted what a run of `job` does.
+    pub fn run_series(self: &Arc<Self>, job: &JobRef) -> RunSeries {
+        RunSeries { metrics: self.clone(), job: job.clone(), series: self.series(job) }
     }
 
     /// An attempt ended; `None` where nothing went wrong.
@@ -505,18 +508,16 @@ impl Metrics {
     }
 }
 
-/// A run at work. Dropped without [`RunInFlight::ended`] (its task was cancelled, or panicked), it counts as `Cancelled`
-/// with `OperatorShutdown`.
+/// Where is counted what a run does: nowhere any more when its job has gone, even if one of that name was made anew.
 #[derive(Debug)]
-pub struct RunInFlight {
+pub struct RunSeries {
     metrics: Arc<Metrics>,
     job: JobRef,
     series: Arc<Mutex<JobSeries>>,
-    ended: bool,
 }
 
-impl RunInFlight {
-    /// Bytes moved since the last call.
+impl RunSeries {
+    /// An attempt has moved so many bytes.
     pub fn moved(&self, read: u64, stored: u64) {
         let series = lock(&self.series);
         if !series.gone {
@@ -527,28 +528,14 @@ impl RunInFlight {
     }
 
     /// The run reached a final phase, so long after it began.
-    pub fn ended(mut self, phase: Phase, reason: Option<Reason>, took: Duration) {
-        self.metrics.run_duration.with_label_values(&[phase.as_str()]).observe(took.as_secs_f64());
-        self.count(phase, reason);
-    }
-
-    fn count(&mut self, phase: Phase, reason: Option<Reason>) {
-        self.ended = true;
-        self.metrics.runs_in_flight.dec();
+    pub fn ended(&self, phase: Phase, reason: Option<Reason>, took: Duration) {
         let (phase, reason) = (phase.as_str(), reason_word(reason));
+        self.metrics.run_duration.with_label_values(&[phase]).observe(took.as_secs_f64());
         let mut series = lock(&self.series);
         if !series.gone {
             series.runs.insert((phase, reason));
             let [namespace, name] = job_labels(&self.job);
             self.metrics.runs.with_label_values(&[namespace, name, phase, reason]).inc();
-        }
-    }
-}
-
-impl Drop for RunInFlight {
-    fn drop(&mut self) {
-        if !self.ended {
-            self.count(Phase::Cancelled, Some(Reason::OperatorShutdown));
         }
     }
 }

@@ -4,11 +4,12 @@
 //! the clock was a year ahead keeps everything before it from being due, for a year. Nobody but a person can know which of
 //! two clocks is right. So that is said, and an edit of `schedule`, `timeZone` or `suspend`, from which on ticks count anew
 //! anyway, takes it back. From then on a status that was written before that edit, and comes in late, is not believed in
-//! what it knows of such ticks.
+//! what it knows of such ticks; and the runs that were made for them are not taken for theirs when their time comes.
 
-use super::ticks::note_handled;
+use super::ticks::{ONCE, note_handled};
 use super::{World, last_tick_of};
 use crate::api::backup_job::{BackupJobStatus, ScheduleAnchor};
+use crate::api::backup_run::BackupRun;
 use crate::api::time::from_time;
 use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
 
@@ -21,6 +22,17 @@ const JUMP: TimeDelta = TimeDelta::minutes(1);
 pub(super) fn ahead(status: &BackupJobStatus, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
     let anchor = status.schedule_anchor.as_ref().map(|anchor| from_time(&anchor.time));
     last_tick_of(status).max(anchor).filter(|until| *until > now + AHEAD)
+}
+
+/// Whether a run was made long before its tick: by a clock that was ahead. The API server's clock says when it was made. It is
+/// a backup of then, and the tick wants one of its own time. The run of a job without a schedule has no time of its own.
+pub(super) fn is_early(run: &BackupRun) -> bool {
+    if run.metadata.name.as_deref().is_some_and(|name| name.ends_with(ONCE)) {
+        return false;
+    }
+    let tick = run.spec.scheduled_at.as_ref().map(from_time);
+    let made = run.metadata.creation_timestamp.as_ref().map(from_time);
+    tick.zip(made).is_some_and(|(tick, made)| tick > made + AHEAD)
 }
 
 /// What a person has to know of it.

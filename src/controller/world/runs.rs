@@ -1,7 +1,7 @@
 //! **P** Runs: which of them get a task, a wish to stop, their finalizer taken off, or are no longer kept.
 
 use super::going::Patience;
-use super::{Action, Job, World, slim};
+use super::{Action, Job, World, clock, slim};
 use crate::api::FINALIZER_RUN;
 use crate::api::backup_run::BackupRun;
 use crate::api::names::{JobRef, Namespace, RunName, Uid};
@@ -169,8 +169,8 @@ impl World {
             return None;
         }
         let runs = self.runs.get(reference)?.values().filter(|run| is_of(run, job));
-        let ticks = runs.filter_map(|run| run.spec.scheduled_at.as_ref()).map(from_time);
-        ticks.filter(|tick| self.decided_at.is_none_or(|now| *tick <= now + FAR_OFF)).max()
+        let runs = runs.filter(|run| self.decided_at.is_none_or(|now| !is_of_a_wrong_clock(run, now)));
+        runs.filter_map(|run| run.spec.scheduled_at.as_ref()).map(from_time).max()
     }
 
     /// Scheduled runs beyond the history limits go, oldest first, once the schedule no longer needs them.
@@ -184,7 +184,7 @@ impl World {
         // What a clock that was ahead has made is no newer than what is made now.
         ended.sort_by_key(|run| {
             let tick = run.spec.scheduled_at.as_ref().map(from_time);
-            (tick <= Some(now + FAR_OFF), tick)
+            (!is_of_a_wrong_clock(run, now), tick)
         });
         for run in ended.into_iter().rev() {
             let (count, limit) = if phase_of(run) == Phase::Succeeded {
@@ -228,18 +228,23 @@ fn is_replaced(run: &BackupRun, latest: Option<DateTime<Utc>>) -> bool {
 }
 
 /// Whether a run belongs to this BackupJob object, and not to an earlier one of the same name.
-fn is_of(run: &BackupRun, job: &Job) -> bool {
+pub(super) fn is_of(run: &BackupRun, job: &Job) -> bool {
     let owner = run.metadata.owner_references.iter().flatten().find(|owner| owner.kind == "BackupJob");
     owner.is_none_or(|owner| owner.uid == job.uid.as_str())
 }
 
-/// Whether the stored BackupJob already knows this run's tick, so that losing the run cannot fire it again. A tick that is
-/// far from having come was claimed by a clock that was wrong: nothing fires it before its time.
+/// Whether a run was made for a tick that had not come, or is far from having come.
+fn is_of_a_wrong_clock(run: &BackupRun, now: DateTime<Utc>) -> bool {
+    clock::is_early(run) || run.spec.scheduled_at.as_ref().map(from_time) > Some(now + FAR_OFF)
+}
+
+/// Whether losing this run cannot fire its tick again: the stored BackupJob knows the tick, or is going and fires nothing any
+/// more, or a clock that was wrong claimed it, and its time is to come.
 fn is_recorded(run: &BackupRun, job: Option<&Job>, now: DateTime<Utc>) -> bool {
     let (Some(tick), Some(job)) = (run.spec.scheduled_at.as_ref().map(from_time), job) else {
         return true; // made by hand, or its BackupJob is gone
     };
-    if !is_of(run, job) || tick > now + FAR_OFF {
+    if !is_of(run, job) || job.object.metadata.deletion_timestamp.is_some() || is_of_a_wrong_clock(run, now) {
         return true;
     }
     let stored = job.object.status.as_ref().and_then(|status| status.last_schedule_time.as_ref());

@@ -47,6 +47,7 @@ fn hex(name: &str) -> String {
 
 pub(super) fn finished(name: &str, tick: &str, phase: &str) -> BackupRun {
     run(name, |run| {
+        run["metadata"]["creationTimestamp"] = json!(tick);
         run["spec"]["scheduledAt"] = json!(tick);
         run["status"] = json!({"phase": phase, "startTime": tick, "reason": if phase == "Succeeded" { Value::Null } else { json!("CommandFailed") }});
     })
@@ -152,6 +153,14 @@ fn a_tick_claimed_before_a_crash_is_not_claimed_twice() {
         vec![finished("pg-20261124-1010", "2026-11-24T10:10:00Z", "Succeeded")],
         "2026-11-24T10:11:00Z",
     );
+    let actions = decide(&mut world, "2026-11-24T10:11:00Z");
+    assert!(claims(&actions).is_empty());
+    assert!(!actions.iter().any(|action| matches!(action, Action::Notice(_, Happening::Claimed { .. }))));
+    let status = written(&actions).expect("a status");
+    assert_eq!(status.last_schedule_time, Some(to_time(at("2026-11-24T10:10:00Z"))));
+    assert_eq!(claims(&decide(&mut world, "2026-11-24T10:20:00Z")), [("pg-20261124-1020".to_owned(), 0)]);
+    // One that its watch did not show yet is found when its name is.
+    let mut world = super::tests::world(vec![job(|_| {})], vec![], "2026-11-24T10:00:05Z");
     let claim = first_claim(&decide(&mut world, "2026-11-24T10:11:00Z"));
     world.claim_ended(&claim, 0, Ok(Claimed::AlreadyOurs), at("2026-11-24T10:11:00Z"));
     let actions = decide(&mut world, "2026-11-24T10:11:01Z");

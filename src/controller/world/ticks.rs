@@ -1,7 +1,9 @@
 //! **P** Ticks: which of them are claimed, what became of the claims, and since when they count.
 
-use super::{Action, World};
+use super::runs::{is_of, run_identity};
+use super::{Action, World, clock, last_tick_of};
 use crate::api::backup_job::{BackupJob, BackupJobStatus, ScheduleAnchor};
+use crate::api::backup_run::BackupRun;
 use crate::api::names::{JobRef, RunName};
 use crate::api::time::{from_time, to_time};
 use crate::error::Failure;
@@ -10,12 +12,16 @@ use crate::run::ports::{Claim, Claimed, phase_of};
 use crate::schedule::index::{Due, Entry, LATE};
 use crate::validate::{Concurrency, ValidatedJob};
 use chrono::{DateTime, TimeDelta, Utc};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// How soon a claim that failed is tried again.
 const CLAIM_RETRY: TimeDelta = TimeDelta::seconds(5);
 /// How soon a name that was taken is looked at again.
 const NAME_RETRY: TimeDelta = TimeDelta::seconds(30);
+
+/// How the name of the one run of a job without a schedule ends.
+pub(super) const ONCE: &str = "-once";
 
 /// Ticks whose BackupRun's name belongs to something else. Such a tick is skipped, and counted, when a later one is due;
 /// until then it is tried again.
@@ -61,6 +67,22 @@ impl World {
         self.dirty.insert(claim.job.clone());
     }
 
+    /// A tick whose run is there is claimed, whoever made it: a process that died before it wrote that down, too. Known at
+    /// once, and not when the tick is claimed again, which may never be: its BackupJob may be going, at rest, or edited since.
+    pub(super) fn note_claimed(&mut self, now: DateTime<Utc>) {
+        for reference in &self.dirty {
+            let Some(job) = self.jobs.get_mut(reference) else { continue };
+            let runs = self.runs.get(reference).into_iter().flat_map(BTreeMap::values);
+            let claims = runs.filter(|run| is_of(run, job) && !clock::is_early(run));
+            let ticks = claims.filter_map(|run| run.spec.scheduled_at.as_ref()).map(from_time);
+            let newest = ticks.filter(|tick| *tick <= now).max();
+            if let Some(tick) = newest.filter(|tick| last_tick_of(&job.status).is_none_or(|last| last < *tick)) {
+                note_handled(Arc::make_mut(&mut job.status), tick);
+                self.index.handled(reference, tick);
+            }
+        }
+    }
+
     pub(super) fn decide_ticks(&mut self, now: DateTime<Utc>, actions: &mut Vec<Action>) {
         for due in self.index.due(now) {
             let Some(job) = self.jobs.get_mut(&due.job) else { continue };
@@ -89,6 +111,16 @@ impl World {
                 self.dirty.insert(reference);
                 continue;
             }
+            let holder =
+                runs.and_then(|runs| runs.get(&run)).filter(|there| is_of(there, job) && clock::is_early(there));
+            if let Some((key, _)) =
+                holder.filter(|there| phase_of(there).is_final()).and_then(|there| run_identity(there))
+            {
+                tracing::warn!(job = %reference, %run, "deleted: a clock that was ahead made it, and its time comes now");
+                actions.push(Action::Delete(key));
+                self.index.offer(&reference, now + NAME_RETRY); // or as soon as it is gone
+                continue;
+            }
             job.claiming = true;
             let claim = Claim { job: reference, job_uid: job.uid.clone(), run, tick, start };
             actions.push(Action::Claim(claim, missed));
@@ -111,12 +143,18 @@ fn skipped(valid: &ValidatedJob, start: DateTime<Utc>, active: bool, now: DateTi
     (active && valid.timing.concurrency == Concurrency::Forbid).then_some(Skip::StillRunning)
 }
 
+/// What it means for a claim that this object has the name of its run.
+pub fn whose(there: &BackupRun, claim: &Claim) -> Claimed {
+    let ours = there.metadata.owner_references.iter().flatten().any(|owner| owner.uid == claim.job_uid.as_str());
+    if ours && !clock::is_early(there) { Claimed::AlreadyOurs } else { Claimed::NameTaken }
+}
+
 /// The name of a tick's run: a function of job and tick, so that creating it is the claim.
 pub fn run_name(job: &JobRef, valid: &ValidatedJob, tick: DateTime<Utc>) -> String {
     if valid.schedule.is_some() {
         format!("{}-{}", job.name, tick.format("%Y%m%d-%H%M"))
     } else {
-        format!("{}-once", job.name)
+        format!("{}{ONCE}", job.name)
     }
 }
 

@@ -100,3 +100,26 @@ proptest! {
         prop_assert!(parse::<Manifest>("m", &bytes).is_err());
     }
 }
+
+#[test]
+fn an_owner_is_a_job_in_a_cluster_or_nobody() {
+    let document = |field: &str, text: &str| {
+        let mut document = serde_json::json!({
+            "formatVersion": 1, "clusterId": "c1c1c1c1", "namespace": "default", "job": "pg", "jobUid": "abcdef01-0",
+        });
+        document[field] = text.into();
+        parse::<OwnerDocument>("a/owner.json", document.to_string().as_bytes())
+    };
+    assert_eq!(document("job", "pg").unwrap().owner.id(), "c1c1c1c1/abcdef01-0");
+    for (field, text) in [
+        ("clusterId", ""),
+        ("clusterId", "the old cluster"),
+        ("jobUid", &"a".repeat(100_000)),
+        ("namespace", "a b"),
+        ("job", "pg --all"),
+    ] {
+        let refused = document(field, text).unwrap_err();
+        assert_eq!(refused.reason, Reason::BackupDamaged, "{field}");
+        assert_eq!(refused.message, "a/owner.json names no BackupJob and its cluster, so whose it is is not known");
+    }
+}

@@ -431,6 +431,18 @@ async fn an_attempts_folder_is_never_used_twice() {
 }
 
 #[tokio::test]
+async fn an_owner_that_can_be_none_is_nobody() {
+    let destination = memory();
+    let key = ObjectKey::new("default/pg/owner.json").unwrap();
+    let uid = "a".repeat(1000);
+    let text = format!(r#"{{"formatVersion":1,"clusterId":"c1c1c1c1","namespace":"n","job":"j","jobUid":"{uid}"}}"#);
+    destination.put(&key, text.into(), Put::Always).await.unwrap();
+    let report = simple(&Scripted::new(Content::Raw, *b"x"), &destination).await.unwrap();
+    assert_eq!((report.phase, report.ownership), (Phase::Succeeded, Ownership::Ours));
+    assert!(report.warnings[0].contains("owner.json names no BackupJob") && !report.warnings[0].contains(&uid));
+}
+
+#[tokio::test]
 async fn owners_are_told_apart() {
     let destination = memory();
     simple(&Scripted::new(Content::Raw, *b"x"), &destination).await.unwrap();

@@ -211,6 +211,83 @@ fn a_run_whose_time_is_over_says_what_it_waited_for() {
     assert!(took_too_long(limit, &status).message.ends_with("made it slow"), "it worked in the end");
 }
 
+fn text() -> impl Strategy<Value = String> {
+    (proptest::sample::select(&['a', 'ß', '\n', '\u{1f980}']), 0_usize..40_000)
+        .prop_map(|(c, n)| c.to_string().repeat(n))
+}
+
+prop_compose! {
+    /// What a source and a destination that mean ill make of a report.
+    fn any_report()(
+        texts in proptest::collection::vec(text(), 8),
+        (objects, warnings) in (0_usize..1500, 0_usize..200),
+        numbers in any::<(u64, u64, u64, i32)>(),
+        incomplete in proptest::option::of(proptest::sample::select(Reason::ALL)),
+        consistency in proptest::sample::select(
+            &[Consistency::Snapshot, Consistency::Command, Consistency::Quiesced, Consistency::Live]),
+    ) -> Report {
+        let mut texts = texts.into_iter();
+        let mut text = || texts.next().expect("enough");
+        let owner = Owner { cluster_id: text(), namespace: "n".into(), job: "j".into(), job_uid: text() };
+        let object = StoredObject { name: text(), size: numbers.0, digest: text() };
+        Report {
+            phase: if incomplete.is_some() { Phase::Incomplete } else { Phase::Succeeded },
+            reason: incomplete,
+            message: text(),
+            folder: "default/pg/run-1".into(),
+            ownership: Ownership::Foreign(owner),
+            objects: vec![object; objects],
+            bytes_read: numbers.1,
+            bytes_stored: numbers.2,
+            files: Some(numbers.0),
+            shrunk: Some(text()),
+            warnings: vec![text(); warnings.min(30)],
+            exit_code: Some(numbers.3),
+            pod: Some(text()),
+            consistency,
+        }
+    }
+}
+
+fn any_result() -> impl Strategy<Value = Result<Report, Failure>> {
+    let failure = (proptest::sample::select(Reason::ALL), text(), any::<i32>());
+    prop_oneof![
+        any_report().prop_map(Ok),
+        failure.prop_map(|(reason, message, code)| Err(Failure::new(reason, message).with_exit_code(code))),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+    /// The API server takes what is written of whatever comes of the attempts, and what is written instead if it does not.
+    #[test]
+    fn a_status_is_within_its_schema(results in proptest::collection::vec(any_result(), 1..4), why in text()) {
+        let schema = &crate::api::STATUS_SCHEMAS[1];
+        let mut status = BackupRunStatus::default();
+        let faults = |status: &BackupRunStatus| {
+            crate::api::schema::tests::faults("status", &crate::api::written_run_status(status), schema)
+        };
+        for result in results {
+            begin_attempt(&mut status, "ubo-a", &spec(), Some(1), at(0));
+            prop_assert_eq!(faults(&status), Vec::<String>::new());
+            let next = end_attempt(&mut status, &result, RETRY, Some(1), at(1));
+            prop_assert_eq!(faults(&status), Vec::<String>::new());
+            if next == Next::Over {
+                break;
+            }
+        }
+        if !status.phase.is_final() {
+            finish(&mut status, Phase::Failed, Some(Reason::Internal), &refused(&why).message, Some(1), at(2));
+        }
+        let (phase, reason, attempts) = (status.phase, status.reason.clone(), status.attempts.clone());
+        reduce(&mut status, &why, Some(1), at(3));
+        prop_assert_eq!(faults(&status), Vec::<String>::new());
+        prop_assert_eq!((status.phase, &status.reason, &status.attempts), (phase, &reason, &attempts));
+        prop_assert!(status.destinations.is_empty() && status.warnings.is_empty() && status.pod.is_none());
+        prop_assert!(status.message.is_some_and(|said| said.len() <= Failure::MESSAGE_LIMIT && said.contains("found the run's status invalid")));
+    }
+}
+
 proptest! {
     /// Whatever comes of the attempts: numbers only rise, the list stays within the schema, what failed is counted and what
     /// waited is not.

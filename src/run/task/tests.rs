@@ -1,11 +1,13 @@
 //! The life of runs, on paused time, with an executor that does what the script says.
 
+mod counts;
 mod leavings;
 mod peers;
 mod queue;
+mod refused;
 
 use super::*;
-use crate::run::ports::{Claim, Claimed, Written};
+use crate::run::ports::{Claim, Claimed, RunWritten, Written};
 use crate::run::report::{Recovered, StoredObject};
 use crate::run::supervisor::Supervisor;
 use crate::source::Consistency;
@@ -51,19 +53,28 @@ enum Act {
     Taken(usize),
 }
 
+/// What an API server has against a status.
+type Refuses = Box<dyn Fn(&BackupRunStatus) -> bool + Send>;
+
 #[derive(Default)]
 struct Stage {
     script: Mutex<VecDeque<Act>>,
     writes: Mutex<Vec<BackupRunStatus>>,
     failing_writes: AtomicUsize,
+    refuses: Mutex<Option<Refuses>>,
     gone: std::sync::atomic::AtomicBool,
     working: AtomicUsize,
     most_at_once: AtomicUsize,
     started_unrecorded: AtomicUsize,
     cleaned_up: AtomicUsize,
+    /// All but the next two.
     notices: Mutex<Vec<Happening>>,
     /// Of each attempt that worked, whether it was told that the one before it had to wait.
     waited: Mutex<Vec<bool>>,
+    /// What attempts moved.
+    moved: Mutex<Vec<(u64, u64)>>,
+    /// Runs that this process has nothing more to do with.
+    left: Mutex<Vec<Subject>>,
     job: Mutex<Option<BackupJob>>,
     /// Dead attempts whose leavings were looked for, who had the run in the stored status then, and what was found.
     recovered: Mutex<Vec<(u32, Option<String>)>>,
@@ -124,6 +135,7 @@ impl Prepared for Work {
         let now = stage.working.fetch_add(1, Atomic::SeqCst) + 1;
         stage.most_at_once.fetch_max(now, Atomic::SeqCst);
         progress.read.store(7, Ordering::Relaxed);
+        progress.stored.store(3, Ordering::Relaxed);
         let result = match act {
             Act::Succeed => Ok(report()),
             Act::Fail(reason) => Err(Failure::new(reason, "as scripted")),
@@ -206,6 +218,9 @@ impl Records for Handle {
         if now.metadata.resource_version.as_deref() != Some(version) {
             return Ok(RunWritten::Conflict(Box::new(now)));
         }
+        if self.0.refuses.lock().expect("sound").as_ref().is_some_and(|refuses| refuses(status)) {
+            return Ok(RunWritten::Refused("status.pod: Too long".to_owned()));
+        }
         self.0.writes.lock().expect("sound").push(status.clone());
         Ok(RunWritten::Yes(self.0.store(key, status)))
     }
@@ -215,8 +230,12 @@ impl Records for Handle {
 }
 
 impl Observer for Handle {
-    fn notice(&self, _: &Subject, happening: &Happening) {
-        self.0.notices.lock().expect("sound").push(happening.clone());
+    fn notice(&self, subject: &Subject, happening: &Happening) {
+        match happening {
+            Happening::Moved { read, stored } => self.0.moved.lock().expect("sound").push((*read, *stored)),
+            Happening::Left => self.0.left.lock().expect("sound").push(subject.clone()),
+            other => self.0.notices.lock().expect("sound").push(other.clone()),
+        }
     }
 }
 
@@ -255,7 +274,8 @@ fn job() -> BackupJob {
 }
 
 fn run(name: &str, status: &BackupRunStatus) -> (RunKey, BackupRun) {
-    let uid = format!("22222222-2222-2222-2222-{:012}", name.len());
+    let sum = name.bytes().fold(7_u64, |sum, byte| sum.wrapping_mul(31).wrapping_add(u64::from(byte)));
+    let uid = format!("22222222-2222-2222-2222-{:012x}", sum & 0xffff_ffff_ffff);
     let run: BackupRun = serde_json::from_value(json!({
         "apiVersion": "backup.javy.dev/v1", "kind": "BackupRun",
         "metadata": {"name": name, "namespace": "default", "uid": uid, "generation": 1, "resourceVersion": "0"},
@@ -270,14 +290,19 @@ fn run(name: &str, status: &BackupRunStatus) -> (RunKey, BackupRun) {
 struct Play {
     stage: Arc<Stage>,
     jump: Arc<AtomicI64>,
+    turns: Turns,
     supervisor: Supervisor,
 }
 
 impl Play {
     fn new(script: Vec<Act>) -> Self {
+        Self::with_turns(script, 4)
+    }
+
+    fn with_turns(script: Vec<Act>, at_once: usize) -> Self {
         let stage =
             Arc::new(Stage { script: Mutex::new(script.into()), job: Mutex::new(Some(job())), ..Stage::default() });
-        let jump = Arc::new(AtomicI64::new(0));
+        let (jump, turns) = (Arc::new(AtomicI64::new(0)), Turns::new(at_once));
         let shared = Shared {
             records: Arc::new(Handle(Arc::clone(&stage))),
             executor: Arc::new(Handle(Arc::clone(&stage))),
@@ -285,12 +310,13 @@ impl Play {
             clock: Arc::new(PausedClock(tokio::time::Instant::now(), Arc::clone(&jump))),
             instance: "ubo-new".into(),
             cluster_id: Uid::new("33333333-3333-3333-3333-333333333333").expect("good"),
-            turns: Turns::new(4),
+            turns: turns.clone(),
             exclusive: Exclusive::default(),
+            progress: Pace::new(PROGRESS_GAP),
             draining: CancellationToken::new(),
             leading: watch::Sender::new(true),
         };
-        Self { stage, jump, supervisor: Supervisor::new(Arc::new(shared), Arc::default()) }
+        Self { stage, jump, turns, supervisor: Supervisor::new(Arc::new(shared)) }
     }
 
     fn start(&mut self, name: &str, status: &BackupRunStatus) -> RunKey {
@@ -316,6 +342,13 @@ impl Play {
     async fn until_working(&self) {
         self.until("working", |stage| stage.working.load(Atomic::SeqCst) > 0).await;
     }
+}
+
+/// Makes runs of the job overlap.
+fn allow(play: &Play) {
+    let mut job = job();
+    job.spec.concurrency_policy = Some(crate::api::backup_job::ConcurrencyPolicy::Allow);
+    *play.stage.job.lock().expect("sound") = Some(job);
 }
 
 #[tokio::test(start_paused = true)]

@@ -154,6 +154,19 @@ fn folders_that_wait_in_vain_have_their_limit() {
 }
 
 #[test]
+fn of_a_name_that_is_longer_than_any_its_beginning_is_told() {
+    let name = format!("{}/postmaster.pid", "ä".repeat(1_000_000));
+    let size = format!("{:011o}\0", name.len());
+    let mut tar = header("long", size.as_bytes().try_into().unwrap(), b'L');
+    tar.extend_from_slice(name.as_bytes());
+    tar.resize(tar.len().next_multiple_of(BLOCK), 0);
+    tar.extend_from_slice(&header("short", b"00000000000\0", b'0'));
+    tar.extend_from_slice(&[0; 2 * BLOCK]);
+    let (_, noted) = filtered(&tar, None, CHUNK_LIMIT);
+    assert_eq!(noted.lock_files, ["ä".repeat(NAME_SHOWN / 2)]);
+}
+
+#[test]
 fn a_link_to_a_file_that_was_left_out_is_told_as_lost() {
     let folder = tempfile::tempdir().unwrap();
     hard_folder(folder.path());

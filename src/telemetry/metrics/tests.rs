@@ -37,12 +37,12 @@ fn status() -> BackupJobStatus {
 /// A registry in which everything has happened once.
 fn busy() -> Arc<Metrics> {
     let metrics = Arc::new(Metrics::new().unwrap());
-    metrics.at_scrape(|| Scraped { queued: 3 });
+    metrics.at_scrape(|| Scraped { in_flight: 2, queued: 3 });
     metrics.job_seen(&job("pg"), &status());
-    let run = metrics.run_started(&job("pg"));
+    let run = metrics.run_series(&job("pg"));
     run.moved(10, 4);
     run.ended(Phase::Succeeded, None, Duration::from_secs(7));
-    metrics.run_started(&job("pg")).ended(Phase::Failed, Some(Reason::StreamCut), Duration::from_secs(9));
+    metrics.run_series(&job("pg")).ended(Phase::Failed, Some(Reason::StreamCut), Duration::from_secs(9));
     metrics.attempt_ended(Some(Reason::StreamCut));
     metrics.tick_claimed(Duration::from_millis(40));
     metrics.ticks_skipped(TickSkip::Superseded, 3);
@@ -103,7 +103,7 @@ fn values_arrive_where_they_belong() {
         r#"ubo_ticks_skipped_total{reason="Superseded"} 3"#,
         r#"ubo_claim_delay_seconds_bucket{le="0.05"} 1"#,
         "ubo_runs_queued 3",
-        "ubo_runs_in_flight 0",
+        "ubo_runs_in_flight 2",
         r#"ubo_ready{gate="cluster"} 0"#,
     ] {
         assert!(has(&metrics, line), "{line} is not in\n{}", text(&metrics));
@@ -122,32 +122,18 @@ fn an_open_gate_is_shown() {
 }
 
 #[test]
-fn a_run_that_is_dropped_is_counted_as_cancelled() {
-    let metrics = Arc::new(Metrics::new().unwrap());
-    let run = metrics.run_started(&job("pg"));
-    assert!(has(&metrics, "ubo_runs_in_flight 1"));
-    drop(run);
-    assert!(has(&metrics, "ubo_runs_in_flight 0"));
-    assert!(has(
-        &metrics,
-        r#"ubo_runs_total{job="pg",namespace="default",phase="Cancelled",reason="OperatorShutdown"} 1"#
-    ));
-}
-
-#[test]
 fn a_job_that_goes_takes_all_its_series_along() {
     let metrics = busy();
     metrics.job_seen(&job("other"), &BackupJobStatus::default());
-    let late = metrics.run_started(&job("pg"));
+    let late = metrics.run_series(&job("pg"));
     metrics.job_removed(&job("pg"));
     late.moved(1, 1);
     late.ended(Phase::Cancelled, Some(Reason::Deleted), Duration::from_secs(1));
     let text = text(&metrics);
     assert!(!text.contains("\"pg\""), "{text}");
     assert!(text.contains("\"other\""));
-    assert!(has(&metrics, "ubo_runs_in_flight 0"));
     // One of the same name, made anew, begins from nothing.
-    metrics.run_started(&job("pg")).ended(Phase::Succeeded, None, Duration::from_secs(1));
+    metrics.run_series(&job("pg")).ended(Phase::Succeeded, None, Duration::from_secs(1));
     assert!(has(&metrics, r#"ubo_runs_total{job="pg",namespace="default",phase="Succeeded",reason="None"} 1"#));
 }
 

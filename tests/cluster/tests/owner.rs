@@ -39,7 +39,7 @@ async fn a_rebuilt_cluster_backs_up_and_deletes_nothing_until_it_is_told_to_go_o
     scene.pod("box", BUSYBOX, |_| {}).await?;
     // What the cluster before this one left: the same names, another cluster.
     let archive = format!("{}/pg", scene.namespace);
-    let old = json!({"formatVersion": 1, "clusterId": "0ld00000-1111", "namespace": scene.namespace, "job": "pg", "jobUid": "0ld00000-2222"});
+    let old = json!({"formatVersion": 1, "clusterId": "01d00000-1111", "namespace": scene.namespace, "job": "pg", "jobUid": "01d00000-2222"});
     let key = ObjectKey::new(format!("{archive}/owner.json"))?;
     scene.destination()?.put(&key, Bytes::from(old.to_string()), Put::Always).await?;
 

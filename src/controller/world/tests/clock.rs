@@ -199,3 +199,92 @@ fn runs_of_the_future_replace_nothing_and_are_pruned_first() {
         assert_eq!(deleted, if leads { vec!["pg-20271124-1000"] } else { vec![] });
     }
 }
+
+/// The run that a clock five hours ahead made for the tick of 15:00, at ten.
+fn early(change: impl FnOnce(&mut Value)) -> BackupRun {
+    run("pg-20261124-1500", |run| {
+        run["metadata"]["creationTimestamp"] = json!("2026-11-24T10:00:01Z");
+        run["spec"]["scheduledAt"] = json!("2026-11-24T15:00:00Z");
+        run["status"] = json!({"phase": "Succeeded"});
+        change(run);
+    })
+}
+
+/// The clock was set right, and a person has edited the job, as the warning says.
+fn edited() -> BackupJob {
+    job(|job| {
+        job["status"] = json!({"lastScheduleTime": "2026-11-24T14:50:00Z", "scheduleAnchor":
+            {"time": "2026-11-24T10:05:00Z", "schedule": "*/10 * * * *", "suspend": false}});
+    })
+}
+
+fn deletes(actions: &[Action]) -> Vec<String> {
+    let deleted = |action: &Action| if let Action::Delete(key) = action { Some(key.name.to_string()) } else { None };
+    actions.iter().filter_map(deleted).collect()
+}
+
+#[test]
+fn a_run_that_was_made_long_before_its_tick_gives_its_name_to_the_run_of_the_tick() {
+    let mut world = world(vec![edited()], vec![early(|_| {})], "2026-11-24T14:55:00Z");
+    assert!(claims(&decide(&mut world, "2026-11-24T14:55:00Z")).is_empty());
+    let actions = decide(&mut world, "2026-11-24T15:00:00Z");
+    assert_eq!((deletes(&actions), claims(&actions).len()), (vec!["pg-20261124-1500".to_owned()], 0));
+    // Its finalizer does not hold it, though nothing tells of that tick.
+    let going = early(|run| run["metadata"]["deletionTimestamp"] = json!("2026-11-24T15:00:00Z"));
+    world.apply_run(going.clone());
+    let actions = decide(&mut world, "2026-11-24T15:00:01Z");
+    assert!(actions.iter().any(|action| matches!(action, Action::Release(_))), "{actions:?}");
+    world.delete_run(&going, at("2026-11-24T15:00:02Z"));
+    assert_eq!(claims(&decide(&mut world, "2026-11-24T15:00:02Z")), [("pg-20261124-1500".to_owned(), 0)]);
+}
+
+#[test]
+fn a_run_that_was_made_long_before_its_tick_and_works_is_in_the_way_until_it_ends() {
+    let works = early(|run| run["status"]["phase"] = json!("Running"));
+    let mut world = world(vec![edited()], vec![works], "2026-11-24T14:55:00Z");
+    let claim = first_claim(&world.decide(at("2026-11-24T15:00:00Z"), &|_| true));
+    let taken =
+        |actions: &[Action]| actions.iter().any(|a| matches!(a, Action::Notice(_, Happening::NameTaken { .. })));
+    world.claim_ended(&claim, 0, Ok(whose(&early(|_| {}), &claim)), at("2026-11-24T15:00:00Z"));
+    let actions = decide(&mut world, "2026-11-24T15:00:01Z");
+    assert!(taken(&actions) && claims(&actions).is_empty(), "{actions:?}");
+    world.apply_run(early(|_| {}));
+    assert_eq!(deletes(&decide(&mut world, "2026-11-24T15:00:30Z")).len(), 1);
+}
+
+#[test]
+fn whose_a_run_is() {
+    let mut world = world(vec![edited()], vec![], "2026-11-24T14:55:00Z");
+    let claim = first_claim(&decide(&mut world, "2026-11-24T15:00:00Z"));
+    let made = |at: &str| early(|run| run["metadata"]["creationTimestamp"] = json!(at));
+    for at in ["2026-11-24T14:00:00Z", "2026-11-24T15:00:00Z", "2026-11-25T15:00:00Z"] {
+        assert!(matches!(whose(&made(at), &claim), Claimed::AlreadyOurs), "two clocks are never the same: {at}");
+    }
+    assert!(matches!(whose(&made("2026-11-24T13:59:59Z"), &claim), Claimed::NameTaken));
+    let other = early(|run| {
+        run["metadata"]["creationTimestamp"] = json!("2026-11-24T15:00:00Z");
+        run["metadata"]["ownerReferences"][0]["uid"] = json!("33333333-3333-3333-3333-333333333333");
+    });
+    assert!(matches!(whose(&other, &claim), Claimed::NameTaken));
+    // A job without a schedule runs once, whenever that was.
+    let once = early(|run| run["metadata"]["name"] = json!("pg-once"));
+    assert!(matches!(whose(&once, &claim), Claimed::AlreadyOurs));
+}
+
+#[test]
+fn a_run_that_was_made_long_before_its_tick_replaces_nothing_and_is_no_claim() {
+    let replace = job(|job| {
+        job["spec"]["concurrencyPolicy"] = json!("Replace");
+        job["status"] = json!({"lastScheduleTime": "2026-11-24T10:10:00Z"});
+    });
+    let works = run("pg-20261124-1010", |run| {
+        run["metadata"]["creationTimestamp"] = json!("2026-11-24T10:10:00Z");
+        run["spec"]["scheduledAt"] = json!("2026-11-24T10:10:00Z");
+        run["status"] = json!({"phase": "Running"});
+    });
+    let mut world = world(vec![replace], vec![works, early(|_| {})], "2026-11-24T10:10:05Z");
+    let actions = world.decide(at("2026-11-24T10:10:05Z"), &|_| true);
+    assert!(!actions.iter().any(|action| matches!(action, Action::Cancel(..))), "{actions:?}");
+    let actions = world.decide(at("2026-11-24T15:00:00Z"), &|_| true);
+    assert!(written(&actions).is_none_or(|status| tick(&status) < Some(at("2026-11-24T15:00:00Z"))), "{actions:?}");
+}

@@ -164,3 +164,47 @@ fn where_all_is_through_no_namespace_is_looked_at() {
     let rest = by_itself(&mut world, "2026-11-24T11:10:00Z", false);
     assert!(rest.iter().all(|(_, actions)| looks(actions) == 0), "{rest:?}");
 }
+
+/// The run of a tick that no `lastScheduleTime` tells of: its leader died in between.
+fn unrecorded(deleted: bool) -> BackupRun {
+    let mut run = finished("pg-20261124-1010", "2026-11-24T10:10:00Z", "Succeeded");
+    run.metadata.deletion_timestamp = deleted.then(|| to_time(at(DELETED)));
+    run
+}
+
+#[test]
+fn a_run_that_is_over_does_not_hold_up_a_job_that_is_going() {
+    let going = job(|job| {
+        job["metadata"]["deletionTimestamp"] = json!(DELETED);
+        job["metadata"]["finalizers"] = json!(["foregroundDeletion"]);
+    });
+    let mut world = world(vec![going], vec![unrecorded(true)], "2026-11-24T10:11:05Z");
+    assert_eq!(releases(&decide(&mut world, "2026-11-24T10:11:05Z")), 1);
+}
+
+#[test]
+fn a_run_that_is_over_is_recorded_whatever_has_become_of_its_job() {
+    let changes: [fn(&mut Value); 3] = [
+        |job| job["spec"]["suspend"] = json!(true),
+        // Edited since: its tick lies before the anchor.
+        |job| {
+            job["spec"]["schedule"] = json!("5 * * * *");
+            job["status"] = json!({"scheduleAnchor":
+                {"time": "2026-11-24T10:00:00Z", "schedule": "*/10 * * * *", "suspend": false}});
+        },
+        |job| job["spec"]["schedule"] = json!("61 * * * *"),
+    ];
+    for change in changes {
+        let mut world = world(vec![job(change)], vec![unrecorded(true)], "2026-11-24T10:11:05Z");
+        let actions = decide(&mut world, "2026-11-24T10:11:05Z");
+        assert_eq!(releases(&actions), 0, "not before it is stored");
+        let status = written(&actions).expect("a status");
+        assert_eq!(status.last_schedule_time, Some(to_time(at("2026-11-24T10:10:00Z"))));
+        let stored = job(|job| {
+            change(job);
+            job["status"] = serde_json::to_value(&status).expect("JSON");
+        });
+        world.apply_job(stored, at("2026-11-24T10:11:06Z"));
+        assert_eq!(releases(&decide(&mut world, "2026-11-24T10:11:06Z")), 1);
+    }
+}

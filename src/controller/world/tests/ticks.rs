@@ -21,6 +21,7 @@ fn skips(actions: &[Action]) -> Vec<Skip> {
 
 fn scheduled(name: &str, tick: &str, phase: &str) -> BackupRun {
     run(name, |run| {
+        run["metadata"]["creationTimestamp"] = json!(tick);
         run["spec"]["scheduledAt"] = json!(tick);
         run["status"] = json!({"phase": phase});
     })
@@ -341,4 +342,33 @@ fn a_tick_whose_name_stays_taken_is_counted_once_when_the_next_one_is_due() {
     let held = &world.jobs.values().next().expect("the job").status;
     assert_eq!(held.skipped_runs, Some(2));
     assert_eq!(held.last_schedule_time, Some(to_time(at("2026-11-24T10:30:00Z"))));
+}
+
+/// The leader created the BackupRun, and died before it wrote that down.
+#[test]
+fn a_tick_whose_run_is_there_is_not_skipped_after_a_takeover() {
+    let claimed = || scheduled("pg-20261124-1010", "2026-11-24T10:10:00Z", "Running");
+    let late = || with("startingDeadlineSeconds", json!(20));
+    for at_once in [true, false] {
+        // Known from the list, or from the watch a moment later.
+        let runs = if at_once { vec![claimed()] } else { vec![] };
+        let mut world = world(vec![late()], runs, "2026-11-24T10:10:00Z");
+        if !at_once {
+            world.apply_run(claimed());
+        }
+        let actions = decide(&mut world, "2026-11-24T10:11:00Z");
+        assert_eq!((skips(&actions).len(), claims(&actions).len()), (0, 0), "{actions:?}");
+        let status = written(&actions).expect("a status");
+        assert_eq!(status.last_schedule_time, Some(to_time(at("2026-11-24T10:10:00Z"))));
+        assert_eq!(status.skipped_runs, None);
+    }
+    // One that another BackupJob of the same name left is nobody's claim; neither is one whose time has not come.
+    let other = run("pg-20261124-1010", |run| {
+        run["metadata"]["ownerReferences"][0]["uid"] = json!("33333333-3333-3333-3333-333333333333");
+        run["spec"]["scheduledAt"] = json!("2026-11-24T10:10:00Z");
+    });
+    let soon = scheduled("pg-20261124-1020", "2026-11-24T10:20:00Z", "Succeeded");
+    let mut world = world(vec![late()], vec![other, soon], "2026-11-24T10:10:00Z");
+    let actions = decide(&mut world, "2026-11-24T10:11:00Z");
+    assert_eq!(skips(&actions), [Skip::DeadlinePassed]);
 }

@@ -2,13 +2,6 @@
 
 use super::*;
 
-/// Makes runs of the job overlap.
-fn allow(play: &Play) {
-    let mut job = job();
-    job.spec.concurrency_policy = Some(crate::api::backup_job::ConcurrencyPolicy::Allow);
-    *play.stage.job.lock().expect("sound") = Some(job);
-}
-
 #[tokio::test(start_paused = true)]
 async fn runs_of_one_job_overlap_where_it_says_so() {
     let go = Arc::new(Notify::new());

@@ -1,0 +1,90 @@
+//! **O** How a run's status is stored: until the API server has it, and under the version of the object that was seen.
+//!
+//! What the API server finds invalid it will never take, however often it is asked. Of a run that is not over that is a
+//! fault that ends it; of one that is, less is said ([`record::reduce`]).
+
+use super::{RunTask, Stop, WRITE_BACKOFF, call};
+use crate::api::backup_run::BackupRun;
+use crate::error::{Reason, cut};
+use crate::run::ports::RunWritten;
+use crate::run::{Phase, record};
+
+/// How often a status is written again at once because something else of the object had changed.
+const CONFLICT_TRIES: usize = 5;
+
+/// What became of one try.
+pub(super) enum Stored {
+    /// It is stored.
+    Yes,
+    /// Not yet.
+    No,
+    /// It never will be, and why.
+    Refused(String),
+}
+
+impl RunTask {
+    pub(super) async fn finish(&mut self, phase: Phase, reason: Reason, message: &str) -> Result<(), Stop> {
+        let now = self.shared.clock.now();
+        record::finish(&mut self.status, phase, Some(reason), message, self.run.metadata.generation, now);
+        self.persist().await
+    }
+
+    /// Writes the status until it is stored, or the run is gone or no longer ours.
+    pub(super) async fn persist(&mut self) -> Result<(), Stop> {
+        let (mut tries, mut reduced) = (0usize, false);
+        loop {
+            match self.write_once().await? {
+                Stored::Yes => return Ok(()),
+                Stored::Refused(why) if !reduced => {
+                    let said = self.status.message.as_deref().map(|said| cut(said, 1024));
+                    tracing::error!(run = %self.key.name, namespace = %self.key.namespace, why, said,
+                        "the API server finds the status of a run invalid; please report it");
+                    if !self.status.phase.is_final() {
+                        return Err(Stop::Failed(record::refused(&why)));
+                    }
+                    let now = self.shared.clock.now();
+                    record::reduce(&mut self.status, &why, self.run.metadata.generation, now);
+                    reduced = true;
+                    continue;
+                }
+                Stored::No | Stored::Refused(_) => {}
+            }
+            if tries == 0 {
+                tracing::warn!(run = %self.key.name, namespace = %self.key.namespace, "status not written, tried until it is");
+            }
+            tokio::time::sleep(WRITE_BACKOFF[tries.min(WRITE_BACKOFF.len() - 1)]).await;
+            tries += 1;
+        }
+    }
+
+    /// Writes the status once, and again where only something else of the object had changed.
+    pub(super) async fn write_once(&mut self) -> Result<Stored, Stop> {
+        for _ in 0..CONFLICT_TRIES {
+            match call(self.shared.records.write_run(&self.key, &self.version, &self.status)).await {
+                Ok(RunWritten::Yes(version)) => {
+                    self.version = version;
+                    self.stored.clone_from(&self.status);
+                    return Ok(Stored::Yes);
+                }
+                Ok(RunWritten::Gone) => return Err(Stop::Gone),
+                Ok(RunWritten::Conflict(now)) => self.note_seen(&now)?,
+                Ok(RunWritten::Refused(why)) => return Ok(Stored::Refused(why)),
+                Err(failure) => {
+                    tracing::debug!(run = %self.key.name, %failure, "status not written");
+                    return Ok(Stored::No);
+                }
+            }
+        }
+        Ok(Stored::No)
+    }
+
+    /// The object as it is now: its version counts from here on, if the run is still ours.
+    pub(super) fn note_seen(&mut self, now: &BackupRun) -> Result<(), Stop> {
+        let there = now.status.clone().unwrap_or_default();
+        if !record::is_ours(&there, &self.stored, &self.status) {
+            return Err(Stop::Lost);
+        }
+        self.version = now.metadata.resource_version.clone().unwrap_or_default();
+        Ok(())
+    }
+}
