@@ -138,9 +138,13 @@ fn when_the_reader_goes_after_runs_all_the_same() {
             fs::remove_file(c.path("notes")).unwrap();
             fs::remove_file(c.path("begun")).unwrap();
         }
-        let mut child = c.start(&plan("echo data", "", "touch begun; echo said; sleep 1; echo after >> notes"));
+        let after = "touch begun; echo said; until test -e go; do sleep 0.1; done; echo after >> notes";
+        let mut child = c.start(&plan("echo data", "", after));
         eventually("it has begun", || c.path("begun").exists());
         drop((child.stdin.take(), child.stdout.take(), child.stderr.take()));
+        fs::remove_file(c.path("begun")).unwrap();
+        eventually("it was ended and begins again", || c.path("begun").exists());
+        fs::write(c.path("go"), "").unwrap();
         assert!(!child.wait().unwrap().success());
         assert_eq!(notes(c), "after ", "{:?}", c.shell);
     });
