@@ -250,10 +250,13 @@ prop_compose! {
 }
 
 fn any_result() -> impl Strategy<Value = Result<Report, Failure>> {
-    let failure = (proptest::sample::select(Reason::ALL), text(), any::<i32>());
+    let failure = (proptest::sample::select(Reason::ALL), text(), any::<i32>(), proptest::option::of(text()));
     prop_oneof![
         any_report().prop_map(Ok),
-        failure.prop_map(|(reason, message, code)| Err(Failure::new(reason, message).with_exit_code(code))),
+        failure.prop_map(|(reason, message, code, left)| {
+            let failure = Failure::new(reason, message).with_exit_code(code);
+            Err(left.into_iter().fold(failure, Failure::leaving))
+        }),
     ]
 }
 
@@ -283,7 +286,9 @@ proptest! {
         reduce(&mut status, &why, Some(1), at(3));
         prop_assert_eq!(faults(&status), Vec::<String>::new());
         prop_assert_eq!((status.phase, &status.reason, &status.attempts), (phase, &reason, &attempts));
-        prop_assert!(status.destinations.is_empty() && status.warnings.is_empty() && status.pod.is_none());
+        let stays = status.attempts.iter().filter(|attempt| attempt.left.is_some()).count();
+        prop_assert_eq!(status.warnings.len(), stays, "what stays is said all the same");
+        prop_assert!(status.destinations.is_empty() && status.pod.is_none());
         prop_assert!(status.message.is_some_and(|said| said.len() <= Failure::MESSAGE_LIMIT && said.contains("found the run's status invalid")));
     }
 }
