@@ -117,7 +117,8 @@ async fn a_container_that_restarts_is_read_again_from_the_start() -> Result<()> 
     let scene = Scene::new("luck").await?;
     scene.pod("box", BUSYBOX, |_| {}).await?;
     // What the first container wrote is gone with it: only what the second one says may be in the backup.
-    let command = "cat /tmp/mark 2> /dev/null || true; echo begun; until test -e /tmp/go; do sleep 0.2; done; echo whole";
+    let command =
+        "cat /tmp/mark 2> /dev/null || true; echo begun; until test -e /tmp/go; do sleep 0.2; done; echo whole";
     scene.exec("box", "echo first > /tmp/mark").await?;
     let job = scene.job("restarted", command, |job| edit(job, "spec.retry", json!({"limit": 6, "backoffSeconds": 1})));
     scene.apply(&job).await?;
