@@ -297,7 +297,7 @@ async fn the_server_says_which_backup_is_newest_where_the_name_does_not() {
     for (run, seconds) in [("pg-m1", "20"), ("pg-m2", "40"), ("pg-m3", "30"), ("pg-20260102-0305", "10")] {
         destination.put(&manifest(run), Bytes::from_static(seconds.as_bytes()), Put::Always).await.unwrap();
     }
-    let found = newest(&*destination, &ObjectKey::new("default/pg").unwrap(), 3).await.unwrap();
+    let found = newest(&*destination, &ObjectKey::new("default/pg").unwrap(), 3, |_| true).await.unwrap();
     assert_eq!(found, ["pg-20260102-0305", "pg-m2", "pg-m3"].map(manifest));
 }
 

@@ -207,22 +207,24 @@ pub async fn load(destination: &dyn Destination, prefix: &str) -> Result<Vec<Arc
     Ok(archives)
 }
 
-/// Keys of the newest manifests of one archive, the newest first, at most `limit`. The folder's name says how old each is, or
-/// else the store. No more keys than these are in memory at any time.
+/// Keys of the newest manifests of one archive, the newest first, at most `limit`; of those in folders whose name is
+/// `wanted`. That name says how old each is, or else the store. No more keys than these are in memory at any time.
 pub async fn newest(
     destination: &dyn Destination,
     archive: &ObjectKey,
     limit: usize,
+    wanted: impl Fn(&str) -> bool,
 ) -> Result<Vec<ObjectKey>, Failure> {
     let mut newest = BTreeSet::new();
     let mut objects = destination.list(&format!("{archive}/")).await?;
     while let Some(ObjectInfo { key, modified, .. }) = objects.try_next().await? {
         let Some(Place { archive: above, folder, name: MANIFEST }) = layout::place(&key) else { continue };
         // Other archives may lie below this one.
-        if above != archive.as_str() {
+        if above != archive.as_str() || !wanted(folder) {
             continue;
         }
-        newest.insert((layout::time_in(folder).or(modified), key));
+        let time = layout::named_by(folder).map(|(_, time)| time);
+        newest.insert((time.or(modified), key));
         if newest.len() > limit {
             newest.pop_first();
         }

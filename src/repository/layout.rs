@@ -46,17 +46,17 @@ pub fn folder_name(run: &RunName, run_uid: &Uid, attempt: u32) -> String {
     format!("{run}-{}-{attempt}", hex.to_ascii_lowercase())
 }
 
-/// The time in the name of an attempt's folder, where its run is named by one: `<job>-<YYYYMMDD-HHMM>`, on the command line
-/// with seconds.
-pub fn time_in(folder: &str) -> Option<DateTime<Utc>> {
-    let mut steps = folder.rsplit('-').skip(2);
-    let (clock, day) = (steps.next()?, steps.next()?);
+/// The BackupJob and the time in the name of an attempt's folder, where its run is named by them: `<job>-<YYYYMMDD-HHMM>`, on
+/// the command line with seconds.
+pub fn named_by(folder: &str) -> Option<(&str, DateTime<Utc>)> {
+    let mut steps = folder.rsplitn(5, '-').skip(2);
+    let (clock, day, job) = (steps.next()?, steps.next()?, steps.next()?);
     let format = match (day.len(), clock.len()) {
         (8, 4) => "%Y%m%d%H%M",
         (8, 6) => "%Y%m%d%H%M%S",
         _ => return None,
     };
-    NaiveDateTime::parse_from_str(&format!("{day}{clock}"), format).ok().map(|time| time.and_utc())
+    NaiveDateTime::parse_from_str(&format!("{day}{clock}"), format).ok().map(|time| (job, time.and_utc()))
 }
 
 /// The attempt's folder, relative to the uri.
@@ -100,12 +100,19 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_tells_its_time_where_its_run_does() {
-        let time = |folder: &str| time_in(folder).map(|time| time.format("%FT%T").to_string());
-        assert_eq!(time("my-pg-20260102-0304-0a1b2c3d-12").as_deref(), Some("2026-01-02T03:04:00"));
-        assert_eq!(time("data-20261124-122733-0a1b2c3d-1").as_deref(), Some("2026-11-24T12:27:33"));
-        for none in ["pg-mx7k2q-0a1b2c3d-1", "pg-20261324-0304-0a1b2c3d-1", "pg-2026012-0304-0a1b2c3d-1", "a-1", ""] {
-            assert_eq!(time(none), None, "{none}");
+    fn a_folder_tells_its_job_and_time_where_its_run_does() {
+        let told = |folder| named_by(folder).map(|(job, time)| format!("{job} {}", time.format("%FT%T")));
+        assert_eq!(told("my-pg-20260102-0304-0a1b2c3d-12").as_deref(), Some("my-pg 2026-01-02T03:04:00"));
+        assert_eq!(told("data-20261124-122733-0a1b2c3d-1").as_deref(), Some("data 2026-11-24T12:27:33"));
+        for none in [
+            "pg-mx7k2q-0a1b2c3d-1",
+            "pg-20261324-0304-0a1b2c3d-1",
+            "pg-2026012-0304-0a1b2c3d-1",
+            "20260102-0304-0a1b2c3d-1",
+            "a-1",
+            "",
+        ] {
+            assert_eq!(told(none), None, "{none}");
         }
     }
 

@@ -37,7 +37,8 @@
 //! # What is left
 //! After an error or a cancel, in [`CLEANUP_LIMIT`]: the source is told to end and awaited, uploads are aborted, and what
 //! was written is removed, the manifest first: where that cannot be removed, everything that it names stays
-//! ([`super::removal`]). What stays is in the message. `owner.json` always stays.
+//! ([`super::removal`]). What stays is in the message; of pods that are missing while others are kept, in a warning.
+//! `owner.json` always stays.
 //!
 //! # Very large backups
 //! An object is closed at [`SEGMENT_SIZE`] and the next one begun. All of one source are committed at its end, in order.
@@ -157,6 +158,7 @@ pub(crate) async fn carry_out(
         ownership: Ownership::Ours,
         warnings: Vec::new(),
         written: Vec::new(),
+        stays: Vec::new(),
         part: None,
     };
     let result = match sources {
@@ -216,6 +218,8 @@ struct Attempt<'a> {
     warnings: Vec<String>,
     /// Keys that may be there, in the order of writing.
     written: Vec<ObjectKey>,
+    /// What could not be thrown away of pods that are missing.
+    stays: Vec<String>,
     /// What is at work.
     part: Option<Part<'a>>,
 }
@@ -280,6 +284,10 @@ impl<'a> Attempt<'a> {
             let outcome = if whole { Outcome::Complete } else { Outcome::Incomplete };
             let raw = fates.iter().filter_map(|(_, fate)| fate.kept()).map(|kept| kept.raw.size).sum();
             let shrunk = self.compare(raw, outcome).await;
+            if !self.stays.is_empty() {
+                // What else would know of it? A run that ended so is not tried again, and the pods' messages are cut.
+                self.warn(staying(&self.folder, &self.stays));
+            }
             let manifest = of_each(self.frame(shrunk), fates)?;
             self.publish(&manifest).await
         };
@@ -302,18 +310,14 @@ impl<'a> Attempt<'a> {
                 Ok(Fate::Kept(Box::new(kept.map_err(|e| e.while_doing(format_args!("pod {}", member.pod)))?)))
             }
             Err(Broken::Attempt(failure)) => Err(failure.while_doing(format_args!("pod {}", member.pod))),
-            Err(Broken::Source(mut failure)) => {
-                let mut stays = Vec::new();
+            Err(Broken::Source(failure)) => {
                 if let Some(part) = &mut self.part
-                    && timeout(POD_CLEANUP_LIMIT, part.give_up(&mut stays)).await.is_err()
+                    && timeout(POD_CLEANUP_LIMIT, part.give_up(&mut self.stays)).await.is_err()
                 {
-                    stays.push("perhaps an unfinished upload".into());
+                    self.stays.push(format!("perhaps an unfinished upload of {}", member.pod));
                 }
                 self.part = None;
                 self.progress.files.store(files, Ordering::Relaxed);
-                if !stays.is_empty() {
-                    failure = failure.leaving(format!("In {} stays: {}", self.folder, stays.join(", ")));
-                }
                 Ok(Fate::Missing(failure))
             }
         }
@@ -427,7 +431,7 @@ impl<'a> Attempt<'a> {
     /// Ends the source, throws away what was staged, removes what was written. Gives the failure, with what had to stay.
     async fn clean_up(mut self, failure: Failure) -> Failure {
         self.stop.cancel();
-        let mut stays: Vec<String> = Vec::new();
+        let mut stays = std::mem::take(&mut self.stays);
         let mut left: BTreeSet<ObjectKey> = std::mem::take(&mut self.written).into_iter().collect();
         let mut unfinished = true;
         let done = timeout(CLEANUP_LIMIT, async {
@@ -445,12 +449,12 @@ impl<'a> Attempt<'a> {
         if unfinished {
             stays.push("perhaps an unfinished upload".into());
         }
-        if stays.is_empty() {
-            failure
-        } else {
-            failure.leaving(format!("In {} stays: {}", self.folder, stays.join(", ")))
-        }
+        if stays.is_empty() { failure } else { failure.leaving(staying(&self.folder, &stays)) }
     }
+}
+
+fn staying(folder: &ObjectKey, stays: &[String]) -> String {
+    format!("In {folder} stays: {}", stays.join(", "))
 }
 
 fn wrong_size(key: &ObjectKey, wanted: u64, there: Option<u64>) -> Failure {

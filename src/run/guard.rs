@@ -55,11 +55,15 @@ pub fn guard(
 /// What a backup is compared with: the median of the last five complete ones before it.
 ///
 /// One that was flagged is no measure for the next ones: otherwise three empty nights would make an empty database the
-/// rule. Once its run is `accepted`, it is the oldest that counts: from then on the new size is the rule.
+/// rule. But where flagged ones are all that is left (those before them are more than anybody looks back to, or were deleted),
+/// what the newest of them was compared with goes on to be the measure: it says so in its manifest. Once its run is
+/// `accepted`, it is the oldest that counts: from then on the new size is the rule.
 #[derive(Debug)]
 pub struct Before<'a> {
     accepted: Option<&'a str>,
     sizes: Vec<u64>,
+    /// What the newest flagged one says of itself.
+    flagged: Option<Shrunk>,
     /// The accepted one was seen.
     ends: bool,
 }
@@ -67,22 +71,26 @@ pub struct Before<'a> {
 impl<'a> Before<'a> {
     /// Nothing yet; `accepted` is the name of the run whose size somebody said is right.
     pub const fn new(accepted: Option<&'a str>) -> Self {
-        Self { accepted, sizes: Vec::new(), ends: false }
+        Self { accepted, sizes: Vec::new(), flagged: None, ends: false }
     }
 
     /// Takes in the next older backup, beginning with the newest. Whether those before it matter too.
     pub fn add(&mut self, backup: &Manifest) -> bool {
         let accepted = self.accepted == Some(backup.run.as_str());
-        if backup.outcome == Outcome::Complete && (accepted || backup.shrunk.is_none()) {
-            self.sizes.push(backup.raw.size);
-            self.ends |= accepted;
+        if backup.outcome == Outcome::Complete {
+            if let Some(flagged) = backup.shrunk.as_ref().filter(|_| !accepted) {
+                self.flagged.get_or_insert_with(|| flagged.clone());
+            } else {
+                self.sizes.push(backup.raw.size);
+                self.ends |= accepted;
+            }
         }
         !self.ends && self.sizes.len() < COMPARED
     }
 
     /// Whether there is nothing to compare with.
     pub const fn is_empty(&self) -> bool {
-        self.sizes.is_empty()
+        self.sizes.is_empty() && self.flagged.is_none()
     }
 
     /// Whether `raw` bytes are smaller than the median by more than `maximum_percent`.
@@ -90,17 +98,17 @@ impl<'a> Before<'a> {
         let sizes = &mut self.sizes;
         sizes.sort_unstable();
         let middle = sizes.len() / 2;
-        let median = match sizes.len() {
-            0 => return None,
-            even if even.is_multiple_of(2) => sizes[middle - 1].midpoint(sizes[middle]),
-            _ => sizes[middle],
+        let count = u32::try_from(sizes.len()).unwrap_or(0);
+        let (median, of) = match sizes.len() {
+            0 => self.flagged.map(|flagged| (flagged.median, flagged.of))?,
+            even if even.is_multiple_of(2) => (sizes[middle - 1].midpoint(sizes[middle]), count),
+            _ => (sizes[middle], count),
         };
         let allowed = 100_u64.saturating_sub(maximum_percent.into());
         if u128::from(raw) * 100 >= u128::from(median) * u128::from(allowed) {
             return None;
         }
         let percent = (u128::from(median) - u128::from(raw)) * 100 / u128::from(median);
-        let of = u32::try_from(sizes.len()).unwrap_or(0);
         Some(Shrunk { percent: u32::try_from(percent).unwrap_or(100), median, of })
     }
 }

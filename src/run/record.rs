@@ -96,6 +96,10 @@ fn forget_earlier_waits(status: &mut BackupRunStatus) {
     }
 }
 
+fn next_number(status: &BackupRunStatus) -> u32 {
+    status.attempts.last().map_or(0, |last| last.number).saturating_add(1)
+}
+
 /// Opens the next attempt and says its number. `spec` is kept by the first one: later ones run what the first ran.
 pub fn begin_attempt(
     status: &mut BackupRunStatus,
@@ -104,7 +108,7 @@ pub fn begin_attempt(
     generation: Option<i64>,
     now: DateTime<Utc>,
 ) -> u32 {
-    let number = status.attempts.last().map_or(0, |last| last.number).saturating_add(1);
+    let number = next_number(status);
     status.attempts.push(AttemptStatus {
         number,
         executor: Some(executor.to_owned()),
@@ -146,9 +150,13 @@ pub fn died(executor: &str, stays: Option<&str>) -> Failure {
     }
 }
 
-/// The attempts of which something had to stay at the destination.
-pub fn left_something(status: &BackupRunStatus) -> Vec<u32> {
-    status.attempts.iter().filter(|attempt| attempt.left.is_some()).map(|attempt| attempt.number).collect()
+/// The attempts of which something had to stay at the destination, and is to be tried again before the next one. While the
+/// run waits that is before the 1st, 2nd, 4th, 8th … look after it: there may be thousands, and a store that is down holds
+/// each of them up.
+pub fn to_clear(status: &BackupRunStatus) -> Vec<u32> {
+    let (next, waiting) = (next_number(status), is_waiting(status));
+    let left = status.attempts.iter().filter(|attempt| attempt.left.is_some()).map(|attempt| attempt.number);
+    left.filter(|number| !waiting || next.saturating_sub(*number).is_power_of_two()).collect()
 }
 
 /// What stays of an attempt, after it was tried to be removed once more.

@@ -125,12 +125,15 @@ async fn the_newest_are_found_by_their_names_or_else_by_what_the_store_says() {
     backup(&d, "default/pg-2/", "pg-20990101-0000", 1, Outcome::Complete).await;
     backup(&d, "default/pg/below/", "pg-20990101-0000", 1, Outcome::Complete).await;
     put(&d, "default/pg/pg-20990101-0000-abcdef01-1/started.json", "{}").await;
-    let runs = async |limit| {
-        let keys = newest(&d, &ObjectKey::new("default/pg").unwrap(), limit).await.unwrap();
+    let runs_in = async |limit, wanted: fn(&str) -> bool| {
+        let keys = newest(&d, &ObjectKey::new("default/pg").unwrap(), limit, wanted).await.unwrap();
         let run = |key: &ObjectKey| layout::place(key).unwrap().folder.trim_end_matches("-abcdef01-1").to_owned();
         keys.iter().map(run).collect::<Vec<_>>()
     };
+    let runs = async |limit| runs_in(limit, |_| true).await;
     assert_eq!(runs(3).await, ["pg-by-hand", "pg-20260103-0200", "pg-20260102-0200"]);
     assert_eq!(runs(9).await.len(), 5);
     assert!(runs(0).await.is_empty());
+    let early = runs_in(1, |folder| folder.starts_with("pg-20260102")).await;
+    assert_eq!(early, ["pg-20260102-0200"], "what is not wanted takes nobody's place");
 }

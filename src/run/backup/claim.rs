@@ -9,7 +9,6 @@ use crate::repository::catalog::read_document;
 use crate::repository::layout;
 use crate::repository::manifest::{self, FORMAT_VERSION, Owner, OwnerDocument, StartedDocument};
 use crate::run::report::Ownership;
-use bytes::Bytes;
 
 impl Attempt<'_> {
     /// `owner.json` if there is none, then `started.json`; once.
@@ -51,11 +50,10 @@ impl Attempt<'_> {
     /// nothing there may ever be deleted for this job's sake.
     async fn claim_archive(&mut self, owner: &Owner) -> Result<(), Failure> {
         let key = self.plan.id.archive.join(layout::OWNER)?;
-        let ours = manifest::to_bytes(&OwnerDocument { format_version: FORMAT_VERSION, owner: owner.clone() })?;
         let there = match read_document(self.destination, &key).await {
             Ok(there) => there,
             Err(e) if e.reason == Reason::BackupNotFound => {
-                match store(self.destination, &key, ours.clone(), Put::IfAbsent).await? {
+                match store(self.destination, &key, owner, Put::IfAbsent).await? {
                     Stored::Written => return Ok(()),
                     Stored::AlreadyThere => read_document(self.destination, &key).await?,
                 }
@@ -68,7 +66,7 @@ impl Attempt<'_> {
                 let archive = &self.plan.id.archive;
                 let again = owner.is_same_job(&old);
                 if again || self.plan.adopt.as_ref() == Some(&old.id()) {
-                    store(self.destination, &key, ours, Put::Always).await?;
+                    store(self.destination, &key, owner, Put::Always).await?;
                     let which = if again { "an earlier BackupJob" } else { "BackupJob" };
                     let note = format!(
                         "{archive} belonged to {which} {}/{} ({}) of cluster {} and was taken over",
@@ -92,12 +90,30 @@ impl Attempt<'_> {
 
 /// Writes `owner.json`. It outlives the attempt, so what the server has got wrong is removed at once: else every later run
 /// would find a document that it cannot read.
-async fn store(destination: &dyn Destination, key: &ObjectKey, owner: Bytes, when: Put) -> Result<Stored, Failure> {
-    let stored = destination.put(key, owner, when).await;
+async fn store(destination: &dyn Destination, key: &ObjectKey, ours: &Owner, when: Put) -> Result<Stored, Failure> {
+    let document = manifest::to_bytes(&OwnerDocument { format_version: FORMAT_VERSION, owner: ours.clone() })?;
+    let stored = destination.put(key, document, when).await;
     if stored.as_ref().is_err_and(|failure| failure.reason == Reason::DestinationMismatch)
-        && let Err(stays) = destination.delete(key).await
+        && let Err(stays) = remove_damaged(destination, key, ours).await
     {
         tracing::warn!(%key, reason = %stays.reason, "what the server has got wrong could not be removed");
     }
     stored
+}
+
+/// Removes an `owner.json` that nobody can have written. That other bytes arrived than were sent does not mean that they
+/// were stored: a server may refuse them, and then what lies there is somebody's own.
+async fn remove_damaged(destination: &dyn Destination, key: &ObjectKey, ours: &Owner) -> Result<(), Failure> {
+    let there = read_document(destination, key).await;
+    let damaged = match there.and_then(|bytes| manifest::parse::<OwnerDocument>(key.as_str(), &bytes)) {
+        // Nobody else has this job's UID.
+        Ok(there) => there.owner.job_uid == ours.job_uid && there.owner != *ours,
+        Err(failure) => match failure.reason {
+            Reason::BackupDamaged => true,
+            // Nothing was stored; or a newer version's was.
+            Reason::BackupNotFound | Reason::NotSupported => false,
+            _ => return Err(failure),
+        },
+    };
+    if damaged { destination.delete(key).await } else { Ok(()) }
 }

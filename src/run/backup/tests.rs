@@ -17,6 +17,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use tokio::sync::mpsc;
 
+mod claim;
 mod each;
 mod shrunk;
 mod waiting;
@@ -481,14 +482,6 @@ async fn owners_are_told_apart() {
     assert_eq!(owner().await, "dddddddd-0000/aaaaaaaa-0000");
     let after = run(&with("aaaaaaaa-0000", "dddddddd-0000", 7), &source, &destination, &cancel).await.unwrap();
     assert_eq!(after.ownership, Ownership::Ours);
-}
-
-#[tokio::test]
-async fn an_owner_that_the_server_got_wrong_does_not_stay() {
-    let mismatch = Fault::LoseReply(Reason::DestinationMismatch);
-    let destination = memory().once(Operation::Put, "owner.json", 1, mismatch);
-    let failure = simple(&Scripted::new(Content::Raw, *b"x"), &destination).await.unwrap_err();
-    assert_eq!((failure.reason, keys(&destination).await), (Reason::DestinationMismatch, vec![]));
 }
 
 #[tokio::test]

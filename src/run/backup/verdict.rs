@@ -252,7 +252,6 @@ fn none_kept(pods: &[(String, Fate)]) -> Failure {
         return Failure::new(Reason::TargetNotReady, "the target has no pod");
     };
     let mut failure = Failure::clone(grave);
-    failure.left = missing.iter().find_map(|(_, failure)| failure.left.clone());
     let all = if pods.len() == 1 {
         "its only pod could not".to_owned()
     } else {

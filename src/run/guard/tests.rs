@@ -80,6 +80,37 @@ fn empty_nights_do_not_become_the_rule_until_somebody_says_so() {
 }
 
 #[test]
+fn however_many_nights_are_empty_they_do_not_become_the_rule() {
+    // No more than these are looked back to; those that were good are soon older.
+    let window = 64;
+    let mut before = newest_first(&[100, 100, 100]);
+    for night in 200..400_usize {
+        let found = shrunk(3, before.iter().take(window), 50, None).expect("flagged");
+        // The oldest of the good ones are out of sight first.
+        let of = (200 + window).saturating_sub(night).clamp(1, 3);
+        assert_eq!((found.percent, found.median, found.of), (97, 100, of.try_into().unwrap()), "night {night}");
+        let mut small = backup(night.try_into().unwrap(), 3);
+        small.shrunk = Some(found);
+        before.insert(0, small);
+    }
+    before.truncate(window);
+    assert_eq!(percent(50, &before, 50, None), None, "as large as is allowed");
+    assert_eq!(percent(49, &before, 50, None), Some((51, 100, 1)));
+    assert_eq!(percent(3, &before, 50, Some("pg-399")), None, "somebody said that it is right");
+    // One that is large again is the measure at once, as always.
+    before.insert(0, backup(400, 80));
+    assert_eq!(percent(30, &before, 50, None), Some((62, 80, 1)));
+    // What was flagged differently is a measure no more: the newest counts.
+    let flagged = |day, median| {
+        let mut small = backup(day, 3);
+        small.shrunk = Some(Shrunk { percent: 90, median, of: 5 });
+        small
+    };
+    assert_eq!(percent(3, &[flagged(2, 40), flagged(1, 1000)], 50, None), Some((92, 40, 5)));
+    assert_eq!(percent(0, &[flagged(1, 0)], 0, None), None, "nothing is smaller than nothing");
+}
+
+#[test]
 fn no_older_one_is_asked_for_than_counts() {
     let asked = |before: &[Manifest], accepted| {
         let mut compared = Before::new(accepted);

@@ -175,6 +175,31 @@ fn who_waits_for_a_directory_has_not_failed_and_takes_no_attempt_from_the_run() 
 }
 
 #[test]
+fn what_had_to_stay_is_tried_before_every_attempt_and_ever_more_rarely_while_the_run_waits() {
+    let left = |reason| Err(Failure::new(reason, "x").leaving("In a/b stays: dump.zst"));
+    let many = Retry { limit: 100, ..RETRY };
+    // Before which attempts those of the first one are tried, if they always stay.
+    let tried = |first: Result<Report, Failure>, later: fn() -> Result<Report, Failure>| {
+        let mut status = begun();
+        end_attempt(&mut status, &first, many, None, at(1));
+        let mut tried = Vec::new();
+        for look in 2..=70 {
+            if to_clear(&status) == [1] {
+                tried.push(look);
+            }
+            assert_eq!(begin_attempt(&mut status, "ubo-a", &spec(), None, at(2)), look);
+            end_attempt(&mut status, &later(), many, None, at(3));
+        }
+        tried
+    };
+    assert_eq!(tried(left(Reason::BackupDirectoryBusy), busy), [2, 3, 5, 9, 17, 33, 65]);
+    assert_eq!(tried(left(Reason::StreamCut), busy), [2, 3, 5, 9, 17, 33, 65]);
+    let cut: fn() -> Result<Report, Failure> = || Err(Failure::new(Reason::StreamCut, "cut"));
+    assert_eq!(tried(left(Reason::StreamCut), cut), (2..=70).collect::<Vec<_>>());
+    assert_eq!(tried(busy(), busy), [0; 0], "nothing stays");
+}
+
+#[test]
 fn what_fails_between_waits_is_counted_and_backed_off_by_itself() {
     let cut = || Err(Failure::new(Reason::StreamCut, "cut"));
     let mut status = begun();

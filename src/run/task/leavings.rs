@@ -4,6 +4,8 @@
 //! * One that ended has cleaned up, as far as the destination let it: a store that is down fails the attempt, and the
 //!   removal of what it wrote as well. What had to stay is in the attempt's record (`left`), so that whoever has the run
 //!   next knows. Before the next attempt it is tried again; what stays then is a warning of the run (`record::finish`).
+//!   Which attempt of a run that waits is the one that works is not known before, so it is tried before some of its looks
+//!   (`record::to_clear`).
 
 use super::{RunTask, Stop, call, in_time};
 use crate::api::backup_job::BackupJob;
@@ -19,13 +21,9 @@ use std::time::Duration;
 const RECOVER_LIMIT: Duration = Duration::from_mins(2);
 
 impl RunTask {
-    /// Tries again to remove what earlier attempts could not. Not between two looks of a run that waits: they may be
-    /// thousands, and have written nothing.
+    /// Tries again to remove what earlier attempts could not.
     pub(super) async fn clear_left(&mut self, valid: &ValidatedJob) -> Result<(), Stop> {
-        if record::is_waiting(&self.status) {
-            return Ok(());
-        }
-        for attempt in record::left_something(&self.status) {
+        for attempt in record::to_clear(&self.status) {
             let id = self.attempt_id(valid, attempt);
             let folder = layout::folder(&id)?;
             let stays = match self.or_cancel(self.clear(valid, attempt)).await? {

@@ -292,12 +292,26 @@ async fn a_destination_that_fails_is_not_one_pods_failure() {
 }
 
 #[tokio::test]
-async fn what_had_to_stay_of_a_pod_is_said_of_that_pod() {
-    let failed = Failure::new(Reason::CommandFailed, "ended with 1");
-    let destination = memory().always(Operation::Abort, "", Fault::Fail(Reason::DestinationDenied));
-    let report = each(&with(Ok(whole(12_000_000).ending(Err(failed)))), &destination).await.unwrap();
+async fn what_had_to_stay_of_a_pod_is_said_whatever_becomes_of_the_others() {
+    // However much there is to say of the pod.
+    let failed = || Ok(whole(12_000_000).ending(Err(Failure::new(Reason::CommandFailed, "long ".repeat(300)))));
+    let stuck = || memory().always(Operation::Abort, "", Fault::Fail(Reason::DestinationDenied));
+    let left = |pods: &[&str]| {
+        let uploads: Vec<String> =
+            pods.iter().map(|pod| format!("an unfinished upload of {pod}/archive.tar.zst")).collect();
+        format!("In {FOLDER} stays: {}", uploads.join(", "))
+    };
+    let destination = stuck();
+    let report = each(&with(failed()), &destination).await.unwrap();
     assert_eq!(report.reason, Some(Reason::PodsMissing));
-    assert!(report.message.contains("stays: an unfinished upload of web-1/archive.tar.zst"), "{}", report.message);
+    assert!(report.warnings.contains(&left(&["web-1"])), "{:?}", report.warnings);
+    assert_eq!(the_backup(&destination).await.manifest.warnings, [left(&["web-1"])]);
+    // Where no pod is kept, or the attempt fails later, it is the attempt's.
+    let failure = each(&members(vec![failed(), failed()]), &stuck()).await.unwrap_err();
+    assert_eq!((failure.reason, failure.left), (Reason::CommandFailed, Some(left(&["web-0", "web-1"]))));
+    let unwritten = stuck().once(Operation::Put, "manifest.json", 1, Fault::Fail(Reason::DestinationUnavailable));
+    let failure = each(&with(failed()), &unwritten).await.unwrap_err();
+    assert_eq!((failure.reason, failure.left), (Reason::DestinationUnavailable, Some(left(&["web-1"]))));
     // What a failed attempt leaves is named with its pod.
     let destination = memory().always(Operation::Delete, "web-0/log.txt", Fault::Fail(Reason::DestinationDenied)).once(
         Operation::Put,

@@ -57,8 +57,13 @@ async fn store(destination: &Faulty, (key, manifest): (String, Manifest)) {
 
 /// How the next backup, of `size` bytes, compares; and the manifests of others that were read for it.
 async fn next(destination: &Faulty, size: usize) -> (Report, Vec<String>) {
+    next_by(plan(), destination, size).await
+}
+
+/// The same of this plan.
+async fn next_by(plan: Plan, destination: &Faulty, size: usize) -> (Report, Vec<String>) {
     let already = destination.done().len();
-    let plan = Plan { maximum_shrink_percent: Some(50), ..plan() };
+    let plan = Plan { maximum_shrink_percent: Some(50), ..plan };
     let source = Scripted::new(Content::Raw, noise(size));
     let report = run(&plan, &source, destination, &CancellationToken::new()).await.unwrap();
     let read = destination.done().into_iter().skip(already).filter(|(operation, key)| {
@@ -105,20 +110,74 @@ async fn backups_of_others_are_no_measure_and_not_all_of_them_are_read() {
     again.owner.job_uid = "bbbbbbbb-0000".into();
     store(&destination, (key, again)).await;
     assert!(next(&destination, 100).await.0.shrunk.is_some());
-    // With more of them than anybody reads, nothing is known, and nothing is wrong.
-    for hour in 1..=300 {
+    // With more of them than anybody reads nothing is known, which is said; with all of them read it is the first one.
+    for (others, known) in [(64, true), (65, false), (300, false)] {
+        let destination = memory();
+        for hour in 1..=others {
+            let (key, mut manifest) = before(hour);
+            manifest.owner.cluster_id = "dddddddd-0000".into();
+            store(&destination, (key, manifest)).await;
+        }
+        let (report, read) = next(&destination, 100).await;
+        assert_eq!((report.phase, report.shrunk, read.len()), (Phase::Succeeded, None, 64));
+        let said = report.warnings.iter().filter(|warning| {
+            warning.starts_with("whether it has shrunk is not known") && warning.contains("in default/pg")
+        });
+        assert_eq!(said.count(), usize::from(!known), "{others}: {:?}", report.warnings);
+    }
+}
+
+#[tokio::test]
+async fn a_folder_that_is_named_by_another_job_is_not_looked_into() {
+    let destination = memory();
+    let theirs = |hour| {
         let (key, mut manifest) = before(hour);
-        manifest.owner.cluster_id = "dddddddd-0000".into();
+        manifest.owner.job = "other".into();
+        manifest.owner.job_uid = "eeeeeeee-0000".into();
+        manifest.raw.size = 500;
+        (key.replace("/pg-", "/other-"), manifest)
+    };
+    for hour in 0..5 {
+        store(&destination, before(hour)).await;
+    }
+    for hour in 5..205 {
+        store(&destination, theirs(hour)).await;
+    }
+    let (report, read) = next(&destination, 100).await;
+    let ours: Vec<String> = (0..5).rev().map(|hour| before(hour).0).collect();
+    assert_eq!(read, ours);
+    assert_eq!(report.shrunk.as_deref(), Some("holds 100, 90 % less than the median of the 5 before it (1000)"));
+    assert_eq!(report.warnings, ["a warning"]);
+    // Unless they are taken over.
+    let again = |attempt| Plan { id: AttemptId { attempt, ..plan().id }, ..plan() };
+    let adopts = Plan { adopt: Some(theirs(0).1.owner.id()), ..again(2) };
+    let report = next_by(adopts, &destination, 100).await.0;
+    assert_eq!(report.shrunk.as_deref(), Some("holds 100, 80 % less than the median of the 5 before it (500)"));
+    // Or somebody has named a run of ours like that, and accepted it.
+    let (_, mut small) = before(300);
+    small.run = "before-upgrade-20251231-2359".into();
+    small.raw.size = 100;
+    small.shrunk = Some(Shrunk { percent: 90, median: 1000, of: 5 });
+    store(&destination, (format!("default/pg/{}-abcdef01-1/manifest.json", small.run), small.clone())).await;
+    assert_eq!(next_by(Plan { accepted: Some(small.run), ..again(3) }, &destination, 100).await.0.shrunk, None);
+}
+
+#[tokio::test]
+async fn behind_more_small_ones_than_are_read_the_measure_is_still_known() {
+    let destination = memory();
+    for hour in 0..3 {
+        store(&destination, before(hour)).await;
+    }
+    for hour in 3..103 {
+        let (key, mut manifest) = before(hour);
+        manifest.raw.size = 100;
+        manifest.shrunk = Some(Shrunk { percent: 90, median: 1000, of: 3 });
         store(&destination, (key, manifest)).await;
     }
-    let another = Plan { id: AttemptId { attempt: 2, ..plan().id }, ..plan() };
-    let destination = Faulty::new(Arc::new(destination));
-    let source = Scripted::new(Content::Raw, noise(100));
-    let guarded = Plan { maximum_shrink_percent: Some(50), ..another };
-    let report = run(&guarded, &source, &destination, &CancellationToken::new()).await.unwrap();
-    assert_eq!(report.shrunk, None);
-    let reads = destination.done().iter().filter(|(operation, _)| *operation == Operation::Read).count();
-    assert_eq!(reads, 64 + 2, "and owner.json, and its own manifest");
+    let (report, read) = next(&destination, 100).await;
+    assert_eq!(read.len(), 64);
+    assert_eq!(report.shrunk.as_deref(), Some("holds 100, 90 % less than the median of the 3 before it (1000)"));
+    assert_eq!(report.warnings, ["a warning"]);
 }
 
 #[tokio::test]

@@ -106,10 +106,17 @@ async fn a_process_that_takes_the_run_up_knows_what_stays() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_run_that_waits_does_not_try_it_at_every_look() {
-    let (play, last) = played(vec![Act::Leave(Reason::BackupDirectoryBusy), Act::Taken(50), Act::Succeed], None).await;
-    assert_eq!((last.phase, cleared(&play)), (Phase::Succeeded, vec![]));
-    let numbers: Vec<u32> = last.attempts.iter().map(|attempt| attempt.number).collect();
-    assert_eq!(numbers, [1, 51, 52], "the one that left something is not forgotten");
+async fn a_run_that_waits_tries_it_too_and_not_at_every_look() {
+    let script = || vec![Act::Leave(Reason::BackupDirectoryBusy), Act::Taken(50), Act::Succeed];
+    let numbers = |status: &BackupRunStatus| status.attempts.iter().map(|attempt| attempt.number).collect::<Vec<_>>();
+    // The store was down at the first look only.
+    let (play, last) = played(script(), None).await;
+    assert_eq!((last.phase, cleared(&play), numbers(&last)), (Phase::Succeeded, vec![1], vec![51, 52]));
+    assert!(last.warnings.is_empty(), "{:?}", last.warnings);
+    // It stays down.
+    let down = Err(Failure::new(Reason::DestinationUnavailable, "no answer"));
+    let (play, last) = played(script(), Some(down)).await;
+    assert_eq!((last.phase, cleared(&play)), (Phase::Succeeded, vec![1; 6]));
+    assert_eq!(numbers(&last), [1, 51, 52], "the one that left something is not forgotten");
     assert_eq!(last.warnings, [format!("attempt 1: {}", left(1))]);
 }
