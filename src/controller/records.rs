@@ -10,11 +10,14 @@ use crate::api::backup_job::BackupJob;
 use crate::api::backup_run::{BackupRun, BackupRunSpec, BackupRunStatus};
 use crate::api::names::{JobRef, Namespace, Uid};
 use crate::api::time::to_time;
-use crate::api::{FINALIZER_RUN, GROUP, LABEL_JOB, LABEL_RUN_UID, written_job_status, written_run_status};
+use crate::api::{
+    ANNOTATION_SINCE, FINALIZER_RUN, GROUP, LABEL_JOB, LABEL_RUN_UID, written_job_status, written_run_status,
+};
 use crate::controller::world::{keep_newer, whose};
 use crate::error::{Failure, Reason};
 use crate::run::ports::{Claim, Claimed, Records, RunKey, RunWritten, StatusWrite, Written};
 use async_trait::async_trait;
+use chrono::SecondsFormat;
 use k8s_openapi::api::core;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::api::{DeleteParams, ObjectMeta, Patch, PatchParams, PostParams, Preconditions};
@@ -127,6 +130,9 @@ impl Records for ClusterRecords {
             name: Some(claim.run.to_string()),
             namespace: Some(claim.job.namespace.to_string()),
             labels: Some([(LABEL_JOB.to_owned(), claim.job.name.to_string())].into()),
+            annotations: claim
+                .since
+                .map(|since| [(ANNOTATION_SINCE.to_owned(), since.to_rfc3339_opts(SecondsFormat::Secs, true))].into()),
             finalizers: Some(vec![FINALIZER_RUN.to_owned()]),
             owner_references: Some(vec![owner(claim.job.name.as_str(), claim.job_uid.as_str())]),
             ..ObjectMeta::default()
