@@ -72,6 +72,8 @@ pub const GROUP: &str = "backup.javy.dev";
 pub const LABEL_JOB: &str = "backup.javy.dev/job";
 /// Label on everything that belongs to a BackupRun: its UID.
 pub const LABEL_RUN_UID: &str = "backup.javy.dev/run-uid";
+/// Annotation of a BackupRun that the schedule made: since when ticks counted as its tick was claimed.
+pub const ANNOTATION_SINCE: &str = "backup.javy.dev/ticks-since";
 /// Annotation of a BackupJob that makes it the owner of an archive that belongs to another: `<cluster id>/<job UID>`, as
 /// they stand in that archive's `owner.json`.
 pub const ANNOTATION_ADOPT: &str = "backup.javy.dev/adopt";

@@ -10,14 +10,18 @@ use crate::api::backup_job::BackupJob;
 use crate::api::backup_run::{BackupRun, BackupRunSpec, BackupRunStatus};
 use crate::api::names::{JobRef, Namespace, Uid};
 use crate::api::time::to_time;
-use crate::api::{FINALIZER_RUN, GROUP, LABEL_JOB, LABEL_RUN_UID, written_job_status, written_run_status};
+use crate::api::{
+    ANNOTATION_SINCE, FINALIZER_RUN, GROUP, LABEL_JOB, LABEL_RUN_UID, written_job_status, written_run_status,
+};
 use crate::controller::world::{keep_newer, whose};
 use crate::error::{Failure, Reason};
 use crate::run::ports::{Claim, Claimed, Records, RunKey, RunWritten, StatusWrite, Written};
 use async_trait::async_trait;
+use chrono::SecondsFormat;
 use k8s_openapi::api::core;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::api::{DeleteParams, ObjectMeta, Patch, PatchParams, PostParams, Preconditions};
+use kube::core::Status;
 use kube::{Api, Client, Resource};
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -127,6 +131,9 @@ impl Records for ClusterRecords {
             name: Some(claim.run.to_string()),
             namespace: Some(claim.job.namespace.to_string()),
             labels: Some([(LABEL_JOB.to_owned(), claim.job.name.to_string())].into()),
+            annotations: claim
+                .since
+                .map(|since| [(ANNOTATION_SINCE.to_owned(), since.to_rfc3339_opts(SecondsFormat::Secs, true))].into()),
             finalizers: Some(vec![FINALIZER_RUN.to_owned()]),
             owner_references: Some(vec![owner(claim.job.name.as_str(), claim.job_uid.as_str())]),
             ..ObjectMeta::default()
@@ -218,10 +225,7 @@ impl Records for ClusterRecords {
         match api.patch_status(run.name.as_str(), &force(RUN_MANAGER), &Patch::Apply(&body)).await {
             Ok(now) => Ok(RunWritten::Yes(now.metadata.resource_version.unwrap_or_default())),
             Err(kube::Error::Api(status)) if status.code == 404 => Ok(RunWritten::Gone),
-            // Invalid, or too large.
-            Err(kube::Error::Api(status)) if matches!(status.code, 400 | 413 | 422) => {
-                Ok(RunWritten::Refused(status.message))
-            }
+            Err(kube::Error::Api(status)) if is_invalid(&status) => Ok(RunWritten::Refused(status.message)),
             Err(kube::Error::Api(status)) if status.code == 409 => {
                 let now = api.get_opt(run.name.as_str()).await.map_err(|error| failure("reading it again", &error))?;
                 let ours = now.filter(|now| now.metadata.uid.as_deref() == Some(run.uid.as_str()));
@@ -261,9 +265,31 @@ fn apply_status<K: Resource<DynamicType = ()>>(namespace: &str, name: &str, uid:
     })
 }
 
+/// Whether admission (a policy of the cluster, a webhook) has refused something, which may let it through tomorrow. The code is
+/// whatever the policy says; the words are the API server's. What the schema refuses may quote them, after words of its own.
+fn is_denied(status: &Status) -> bool {
+    let said = status.message.split(" is invalid: ").next().unwrap_or_default();
+    said.contains("denied request") || said.contains("denied the request")
+}
+
+/// Whether an object will never be taken as it is: the schema does not allow it, or does not know a field (as of a
+/// `CustomResourceDefinition` that is older than the operator), or it is too large.
+fn is_invalid(status: &Status) -> bool {
+    let unknown_field = status.code == 500 && status.message.contains("field not declared in schema");
+    (matches!(status.code, 400 | 413 | 422) || unknown_field) && !is_denied(status)
+}
+
 /// An error of the operator's own calls. Its rights are `ubo install`'s business, so a refusal says that.
 fn failure(what: &str, error: &kube::Error) -> Failure {
     match error {
+        kube::Error::Api(status) if is_denied(status) => Failure::new(
+            Reason::ClusterUnavailable,
+            format!(
+                "{what}: a policy or webhook of the cluster does not let it through, and it is tried again until it does; see \
+                 what it wants ({})",
+                status.message
+            ),
+        ),
         kube::Error::Api(status) if status.code == 403 => Failure::new(
             Reason::Forbidden,
             format!(
@@ -285,11 +311,12 @@ mod tests {
     use crate::api::backup_run::DestinationStatus;
     use crate::api::names::RunName;
     use crate::run::Phase;
+    use chrono::DateTime;
     use kube::client::Body;
     use std::sync::Mutex;
 
-    /// An API server that answers everything with this code, and what was sent to it.
-    fn answering(code: u16) -> (ClusterRecords, Arc<Mutex<Vec<Value>>>) {
+    /// An API server that answers everything with this code and message, and what was sent to it.
+    fn answering(code: u16, message: &'static str) -> (ClusterRecords, Arc<Mutex<Vec<Value>>>) {
         let sent = Arc::new(Mutex::new(Vec::new()));
         let taken = Arc::clone(&sent);
         let service = tower::service_fn(move |request: http::Request<Body>| {
@@ -299,7 +326,7 @@ mod tests {
                 taken.lock().expect("sound").push(serde_json::from_slice(&body).unwrap_or_default());
                 let said = json!({
                     "apiVersion": "v1", "kind": "Status", "metadata": {}, "status": "Failure", "code": code,
-                    "reason": "Said", "message": "said",
+                    "reason": "Said", "message": message,
                 });
                 let answer = http::Response::builder().status(code).body(Body::from(said.to_string().into_bytes()));
                 Ok::<_, kube::Error>(answer.expect("a response"))
@@ -324,20 +351,56 @@ mod tests {
             objects: Vec::new(),
         };
         let status = BackupRunStatus { destinations: vec![strange], ..BackupRunStatus::default() };
-        for (code, word) in
-            [(400, "refused"), (403, "later"), (404, "gone"), (413, "refused"), (422, "refused"), (500, "later")]
-        {
-            let (records, sent) = answering(code);
+        let policy = "ValidatingAdmissionPolicy 'x' with binding 'y' denied request: what it wants is invalid: a";
+        let webhook = "admission webhook \"x\" denied the request: no";
+        let quoting = "BackupRun \"pg\" is invalid: status.message: Invalid value: \"a webhook denied the request\"";
+        let unknown = "failed to create typed patch object: .status.attempts[0].left: field not declared in schema";
+        for (code, said, word) in [
+            (400, "said", "refused"),
+            (403, "said", "later"),
+            (404, "said", "gone"),
+            (413, "said", "refused"),
+            (422, "said", "refused"),
+            (500, "said", "later"),
+            (400, webhook, "later"),
+            (403, webhook, "later"),
+            (413, policy, "later"),
+            (422, policy, "later"),
+            (422, quoting, "refused"),
+            (500, unknown, "refused"),
+        ] {
+            let (records, sent) = answering(code, said);
             let found = match records.write_run(&key, "7", &status).await {
-                Ok(RunWritten::Refused(why)) if why == "said" => "refused",
+                Ok(RunWritten::Refused(why)) if why == said => "refused",
                 Ok(RunWritten::Gone) => "gone",
-                Err(_) => "later",
-                other => panic!("{code}: {other:?}"),
+                Err(failure) if failure.message.contains(said) => {
+                    let denied = failure.message.contains("policy or webhook");
+                    assert_eq!(denied, said.contains("denied"), "{code} {failure}");
+                    "later"
+                }
+                other => panic!("{code} {said}: {other:?}"),
             };
-            assert_eq!(found, word, "{code}");
+            assert_eq!(found, word, "{code} {said}");
             let sent = sent.lock().expect("sound");
             assert_eq!(sent[0]["metadata"]["resourceVersion"], "7");
             assert_eq!(sent[0]["status"]["destinations"][0]["foreignOwner"], "a".repeat(256), "cut to the schema");
         }
+    }
+
+    #[tokio::test]
+    async fn a_claim_says_since_when_ticks_count() {
+        let since = DateTime::from_timestamp(1_800_000_000, 7).expect("in range");
+        let claim = Claim {
+            job: JobRef::new("default", "pg").expect("good"),
+            job_uid: Uid::new("11111111-0001").expect("good"),
+            run: RunName::new("pg-20270115-0900").expect("good"),
+            tick: since,
+            start: since,
+            since: Some(since),
+        };
+        let (records, sent) = answering(500, "said");
+        assert!(records.claim(&claim).await.is_err());
+        let sent = sent.lock().expect("sound");
+        assert_eq!(sent[0]["metadata"]["annotations"], json!({ANNOTATION_SINCE: "2027-01-15T08:00:00Z"}));
     }
 }

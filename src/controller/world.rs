@@ -81,6 +81,13 @@ struct Job {
     taken: Taken,
 }
 
+impl Job {
+    /// Since when its ticks count.
+    fn since(&self) -> Option<DateTime<Utc>> {
+        self.status.schedule_anchor.as_ref().map(|anchor| from_time(&anchor.time))
+    }
+}
+
 /// The controller's memory.
 #[derive(Default)]
 pub struct World {

@@ -37,6 +37,8 @@ pub struct Claim {
     pub tick: DateTime<Utc>,
     /// When the run was meant to start: the tick and its jitter.
     pub start: DateTime<Utc>,
+    /// Since when the BackupJob's ticks count, which the run says of itself.
+    pub since: Option<DateTime<Utc>>,
 }
 
 /// What became of a claim.

@@ -28,6 +28,9 @@ const OBJECTS_LIMIT: usize = 1000;
 /// How much is told of what the API server has against a status.
 const REFUSAL_LIMIT: usize = 300;
 
+/// What is said of an attempt that did not come to clean up.
+pub const NOT_CLEANED_UP: &str = "At its destination may stay its folder and an unfinished upload";
+
 /// How often a run is tried, from its BackupJob.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Retry {
@@ -364,7 +367,8 @@ pub fn refused(why: &str) -> Failure {
 }
 
 /// What is written instead of a final status that the API server finds invalid: how the run ended, and nothing that came
-/// from outside. The run must not stay at work for ever because of what there was to say of it.
+/// from outside. The run must not stay at work for ever because of what there was to say of it. That something stays of an
+/// attempt is still said, as a warning in our own words.
 pub fn reduce(status: &mut BackupRunStatus, why: &str, generation: Option<i64>, now: DateTime<Utc>) {
     let BackupRunStatus {
         phase,
@@ -374,7 +378,7 @@ pub fn reduce(status: &mut BackupRunStatus, why: &str, generation: Option<i64>, 
         spec: _,
         queue_position: _,
         executor,
-        attempts,
+        mut attempts,
         start_time,
         completion_time: _,
         duration: _,
@@ -390,6 +394,9 @@ pub fn reduce(status: &mut BackupRunStatus, why: &str, generation: Option<i64>, 
         destinations: _,
     } = std::mem::take(status);
     let reason = reason.as_deref().and_then(Reason::parse);
+    for left in attempts.iter_mut().filter_map(|attempt| attempt.left.as_mut()) {
+        NOT_CLEANED_UP.clone_into(left);
+    }
     *status = BackupRunStatus {
         executor,
         attempts,
@@ -404,6 +411,9 @@ pub fn reduce(status: &mut BackupRunStatus, why: &str, generation: Option<i64>, 
         ..BackupRunStatus::default()
     };
     finish(status, phase, reason, &refused(why).message, generation, now);
+    for attempt in &mut status.attempts {
+        attempt.left = None;
+    }
 }
 
 /// A message that ends with what to do, which is the last thing to be cut off it.

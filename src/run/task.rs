@@ -24,7 +24,7 @@ use super::exclusive::{Exclusive, Turn};
 use super::observer::{Happening, Observer, Subject};
 use super::pace::Pace;
 use super::ports::{Executor, Prepared, Records, RunKey};
-use super::record::{self, Next, Retry};
+use super::record::{self, NOT_CLEANED_UP, Next, Retry};
 use super::report::{Ownership, Progress, Report};
 use super::turns::{Place, Turns};
 use super::{AttemptId, Phase};
@@ -52,8 +52,6 @@ const PROGRESS_EVERY: Duration = Duration::from_secs(10);
 pub const PROGRESS_GAP: Duration = Duration::from_millis(20);
 /// How long an attempt may clean up after it was cancelled; then it is dropped, and the log says so.
 const CLEANUP_LIMIT: Duration = Duration::from_mins(2);
-/// What is said of an attempt that did not come to clean up.
-const NOT_CLEANED_UP: &str = "At its destination may stay its folder and an unfinished upload";
 /// How long one call to the API server may take. A connection that is half open answers never, and no run may hang on it.
 const CALL_LIMIT: Duration = Duration::from_secs(30);
 /// How long the preparation of an attempt may take: a token, a Secret and two looks for the target.
@@ -475,7 +473,10 @@ impl RunTask {
             match self.or_cancel(call(ask())).await? {
                 Ok(answer) => return Ok(answer),
                 Err(failure) if failure.class() == Class::Transient => {
-                    tracing::debug!(run = %self.key.name, %failure, tries, "asked again");
+                    if tries == 0 {
+                        tracing::warn!(run = %self.key.name, namespace = %self.key.namespace, why = failure.message,
+                            "the Kubernetes API is asked again until it does it");
+                    }
                     self.or_cancel(tokio::time::sleep(WRITE_BACKOFF[tries.min(WRITE_BACKOFF.len() - 1)])).await?;
                     tries += 1;
                 }

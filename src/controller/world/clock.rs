@@ -4,10 +4,14 @@
 //! the clock was a year ahead keeps everything before it from being due, for a year. Nobody but a person can know which of
 //! two clocks is right. So that is said, and an edit of `schedule`, `timeZone` or `suspend`, from which on ticks count anew
 //! anyway, takes it back. From then on a status that was written before that edit, and comes in late, is not believed in
-//! what it knows of such ticks; and the runs that were made for them are not taken for theirs when their time comes.
+//! what it knows of such ticks; and the runs that were made for them are not taken for theirs when their time comes. By which
+//! clock a run was made cannot be seen of it, for the operator's and the API server's may always differ. But it says since
+//! when ticks counted as it was claimed ([`ANNOTATION_SINCE`]): whoever claims a tick once more, after an answer that was
+//! lost, counts since then too, and after an edit a clock that only goes forward finds no tick due that it found before.
 
 use super::ticks::{ONCE, note_handled};
 use super::{World, last_tick_of};
+use crate::api::ANNOTATION_SINCE;
 use crate::api::backup_job::{BackupJobStatus, ScheduleAnchor};
 use crate::api::backup_run::BackupRun;
 use crate::api::time::from_time;
@@ -24,9 +28,25 @@ pub(super) fn ahead(status: &BackupJobStatus, now: DateTime<Utc>) -> Option<Date
     last_tick_of(status).max(anchor).filter(|until| *until > now + AHEAD)
 }
 
-/// Whether a run was made long before its tick: by a clock that was ahead. The API server's clock says when it was made. It is
-/// a backup of then, and the tick wants one of its own time. The run of a job without a schedule has no time of its own.
-pub(super) fn is_early(run: &BackupRun) -> bool {
+/// Whether a run was made for its tick before an edit took that tick back, which is due again since: by a clock that was
+/// ahead. It is a backup of then, and the tick wants one of its own time. `since` is when ticks began to count.
+pub(super) fn is_early(run: &BackupRun, since: Option<DateTime<Utc>>) -> bool {
+    let noted = run.metadata.annotations.as_ref().and_then(|all| all.get(ANNOTATION_SINCE));
+    let noted = noted.and_then(|text| DateTime::parse_from_rfc3339(text).ok()).map(|time| time.to_utc());
+    let tick = run.spec.scheduled_at.as_ref().map(from_time);
+    // Two processes that lead one after the other see an edit one after the other.
+    let before_an_edit = noted.zip(since).is_some_and(|(noted, since)| (since - noted).abs() > JUMP);
+    before_an_edit && tick > since && is_made_ahead(run)
+}
+
+/// Whether a run's tick is to come long after this, and by the API server's clock was when it was made.
+pub(super) fn is_of_the_future(run: &BackupRun, now: DateTime<Utc>) -> bool {
+    run.spec.scheduled_at.as_ref().map(from_time) > Some(now + AHEAD) && is_made_ahead(run)
+}
+
+/// Whether a run was made long before its tick, if the API server's clock is right. The run of a job without a schedule has
+/// no time of its own.
+fn is_made_ahead(run: &BackupRun) -> bool {
     if run.metadata.name.as_deref().is_some_and(|name| name.ends_with(ONCE)) {
         return false;
     }

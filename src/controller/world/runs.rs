@@ -169,7 +169,7 @@ impl World {
             return None;
         }
         let runs = self.runs.get(reference)?.values().filter(|run| is_of(run, job));
-        let runs = runs.filter(|run| self.decided_at.is_none_or(|now| !is_of_a_wrong_clock(run, now)));
+        let runs = runs.filter(|run| self.decided_at.is_none_or(|now| !is_of_a_wrong_clock(run, job, now)));
         runs.filter_map(|run| run.spec.scheduled_at.as_ref()).map(from_time).max()
     }
 
@@ -179,12 +179,12 @@ impl World {
         let Ok(valid) = &job.valid else { return };
         let mut kept = (0u32, 0u32);
         let runs = self.runs.get(reference).into_iter().flat_map(BTreeMap::values);
-        let mut ended: Vec<_> =
-            runs.filter(|run| run.spec.scheduled_at.is_some() && phase_of(run).is_final()).collect();
+        let ours = runs.filter(|run| run.spec.scheduled_at.is_some() && is_owned(run, &job.uid));
+        let mut ended: Vec<_> = ours.filter(|run| phase_of(run).is_final()).collect();
         // What a clock that was ahead has made is no newer than what is made now.
         ended.sort_by_key(|run| {
             let tick = run.spec.scheduled_at.as_ref().map(from_time);
-            (!is_of_a_wrong_clock(run, now), tick)
+            (!is_of_a_wrong_clock(run, job, now), tick)
         });
         for run in ended.into_iter().rev() {
             let (count, limit) = if phase_of(run) == Phase::Succeeded {
@@ -227,24 +227,34 @@ fn is_replaced(run: &BackupRun, latest: Option<DateTime<Utc>>) -> bool {
     }
 }
 
-/// Whether a run belongs to this BackupJob object, and not to an earlier one of the same name.
+/// Whether this BackupJob object owns a run. Only what it owns can be its claim to a tick, and is its to delete: a run that
+/// nobody owns is one that nobody has taken up yet, or was kept when an earlier BackupJob was deleted (`--cascade=orphan`).
+pub(super) fn is_owned(run: &BackupRun, job: &Uid) -> bool {
+    run.metadata.owner_references.iter().flatten().any(|owner| owner.uid == job.as_str())
+}
+
+/// Whether a run belongs to this BackupJob object, and not to an earlier one of the same name. One without an owner does.
 pub(super) fn is_of(run: &BackupRun, job: &Job) -> bool {
     let owner = run.metadata.owner_references.iter().flatten().find(|owner| owner.kind == "BackupJob");
     owner.is_none_or(|owner| owner.uid == job.uid.as_str())
 }
 
 /// Whether a run was made for a tick that had not come, or is far from having come.
-fn is_of_a_wrong_clock(run: &BackupRun, now: DateTime<Utc>) -> bool {
-    clock::is_early(run) || run.spec.scheduled_at.as_ref().map(from_time) > Some(now + FAR_OFF)
+fn is_of_a_wrong_clock(run: &BackupRun, job: &Job, now: DateTime<Utc>) -> bool {
+    let far_off = run.spec.scheduled_at.as_ref().map(from_time) > Some(now + FAR_OFF);
+    far_off || clock::is_of_the_future(run, now) || clock::is_early(run, job.since())
 }
 
 /// Whether losing this run cannot fire its tick again: the stored BackupJob knows the tick, or is going and fires nothing any
-/// more, or a clock that was wrong claimed it, and its time is to come.
+/// more, or the tick is not this run's: another BackupJob's was, or a clock that was wrong claimed it, and its time is to come.
 fn is_recorded(run: &BackupRun, job: Option<&Job>, now: DateTime<Utc>) -> bool {
     let (Some(tick), Some(job)) = (run.spec.scheduled_at.as_ref().map(from_time), job) else {
         return true; // made by hand, or its BackupJob is gone
     };
-    if !is_of(run, job) || job.object.metadata.deletion_timestamp.is_some() || is_of_a_wrong_clock(run, now) {
+    if !is_owned(run, &job.uid) || is_of_a_wrong_clock(run, job, now) {
+        return true; // it is no claim to its tick
+    }
+    if job.object.metadata.deletion_timestamp.is_some() {
         return true;
     }
     let stored = job.object.status.as_ref().and_then(|status| status.last_schedule_time.as_ref());

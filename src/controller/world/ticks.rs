@@ -1,6 +1,6 @@
 //! **P** Ticks: which of them are claimed, what became of the claims, and since when they count.
 
-use super::runs::{is_of, run_identity};
+use super::runs::{is_owned, run_identity};
 use super::{Action, World, clock, last_tick_of};
 use crate::api::backup_job::{BackupJob, BackupJobStatus, ScheduleAnchor};
 use crate::api::backup_run::BackupRun;
@@ -73,7 +73,7 @@ impl World {
         for reference in &self.dirty {
             let Some(job) = self.jobs.get_mut(reference) else { continue };
             let runs = self.runs.get(reference).into_iter().flat_map(BTreeMap::values);
-            let claims = runs.filter(|run| is_of(run, job) && !clock::is_early(run));
+            let claims = runs.filter(|run| is_owned(run, &job.uid) && !clock::is_early(run, job.since()));
             let ticks = claims.filter_map(|run| run.spec.scheduled_at.as_ref()).map(from_time);
             let newest = ticks.filter(|tick| *tick <= now).max();
             if let Some(tick) = newest.filter(|tick| last_tick_of(&job.status).is_none_or(|last| last < *tick)) {
@@ -111,8 +111,8 @@ impl World {
                 self.dirty.insert(reference);
                 continue;
             }
-            let holder =
-                runs.and_then(|runs| runs.get(&run)).filter(|there| is_of(there, job) && clock::is_early(there));
+            let holder = runs.and_then(|runs| runs.get(&run)).filter(|there| is_owned(there, &job.uid));
+            let holder = holder.filter(|there| clock::is_early(there, job.since()));
             if let Some((key, _)) =
                 holder.filter(|there| phase_of(there).is_final()).and_then(|there| run_identity(there))
             {
@@ -122,7 +122,7 @@ impl World {
                 continue;
             }
             job.claiming = true;
-            let claim = Claim { job: reference, job_uid: job.uid.clone(), run, tick, start };
+            let claim = Claim { job: reference, job_uid: job.uid.clone(), run, tick, start, since: job.since() };
             actions.push(Action::Claim(claim, missed));
         }
     }
@@ -145,8 +145,8 @@ fn skipped(valid: &ValidatedJob, start: DateTime<Utc>, active: bool, now: DateTi
 
 /// What it means for a claim that this object has the name of its run.
 pub fn whose(there: &BackupRun, claim: &Claim) -> Claimed {
-    let ours = there.metadata.owner_references.iter().flatten().any(|owner| owner.uid == claim.job_uid.as_str());
-    if ours && !clock::is_early(there) { Claimed::AlreadyOurs } else { Claimed::NameTaken }
+    let ours = is_owned(there, &claim.job_uid);
+    if ours && !clock::is_early(there, claim.since) { Claimed::AlreadyOurs } else { Claimed::NameTaken }
 }
 
 /// The name of a tick's run: a function of job and tick, so that creating it is the claim.

@@ -12,7 +12,7 @@ use crate::api::backup_job::BackupJob;
 use crate::error::{Failure, Reason};
 use crate::repository::layout;
 use crate::run::observer::Happening;
-use crate::run::record::{self, Next};
+use crate::run::record::{self, NOT_CLEANED_UP, Next};
 use crate::run::report::Recovered;
 use crate::validate::{ValidatedJob, validate};
 use std::time::Duration;
@@ -51,7 +51,11 @@ impl RunTask {
         // The run is taken from it first. If it lives after all (cut off, or frozen for a while), whatever it says of the run
         // from here on is refused: else it could write `Succeeded` over the removal of what it made.
         self.status.executor = Some(self.shared.instance.clone());
-        self.persist().await?;
+        if let Err(stop) = self.persist().await {
+            // The run ends without a look at what it left.
+            record::note_left(&mut self.status, attempt, Some(NOT_CLEANED_UP));
+            return Err(stop);
+        }
         let result = match self.recover(attempt).await {
             Ok(Recovered::Whole(report)) => Ok(*report),
             Ok(Recovered::Cleared(stays)) => Err(record::died(&executor, stays.as_deref())),

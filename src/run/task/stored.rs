@@ -1,7 +1,8 @@
 //! **O** How a run's status is stored: until the API server has it, and under the version of the object that was seen.
 //!
 //! What the API server finds invalid it will never take, however often it is asked. Of a run that is not over that is a
-//! fault that ends it; of one that is, less is said ([`record::reduce`]).
+//! fault that ends it; of one that is, less is said ([`record::reduce`]). What a policy or a webhook of the cluster denies is
+//! not invalid: it is tried again, and the log says whose word it is.
 
 use super::{RunTask, Stop, WRITE_BACKOFF, call};
 use crate::api::backup_run::BackupRun;
@@ -16,8 +17,8 @@ const CONFLICT_TRIES: usize = 5;
 pub(super) enum Stored {
     /// It is stored.
     Yes,
-    /// Not yet.
-    No,
+    /// Not yet, and why.
+    No(String),
     /// It never will be, and why.
     Refused(String),
 }
@@ -31,9 +32,9 @@ impl RunTask {
 
     /// Writes the status until it is stored, or the run is gone or no longer ours.
     pub(super) async fn persist(&mut self) -> Result<(), Stop> {
-        let (mut tries, mut reduced) = (0usize, false);
+        let (mut tries, mut reduced, mut told) = (0usize, false, None);
         loop {
-            match self.write_once().await? {
+            let why = match self.write_once().await? {
                 Stored::Yes => return Ok(()),
                 Stored::Refused(why) if !reduced => {
                     let said = self.status.message.as_deref().map(|said| cut(said, 1024));
@@ -47,10 +48,12 @@ impl RunTask {
                     reduced = true;
                     continue;
                 }
-                Stored::No | Stored::Refused(_) => {}
-            }
-            if tries == 0 {
-                tracing::warn!(run = %self.key.name, namespace = %self.key.namespace, "status not written, tried until it is");
+                Stored::No(why) | Stored::Refused(why) => why,
+            };
+            if told.as_ref() != Some(&why) {
+                tracing::warn!(run = %self.key.name, namespace = %self.key.namespace, why,
+                    "status not written, tried until it is");
+                told = Some(why);
             }
             tokio::time::sleep(WRITE_BACKOFF[tries.min(WRITE_BACKOFF.len() - 1)]).await;
             tries += 1;
@@ -69,13 +72,10 @@ impl RunTask {
                 Ok(RunWritten::Gone) => return Err(Stop::Gone),
                 Ok(RunWritten::Conflict(now)) => self.note_seen(&now)?,
                 Ok(RunWritten::Refused(why)) => return Ok(Stored::Refused(why)),
-                Err(failure) => {
-                    tracing::debug!(run = %self.key.name, %failure, "status not written");
-                    return Ok(Stored::No);
-                }
+                Err(failure) => return Ok(Stored::No(failure.message)),
             }
         }
-        Ok(Stored::No)
+        Ok(Stored::No("it is written to by somebody else all the time".to_owned()))
     }
 
     /// The object as it is now: its version counts from here on, if the run is still ours.

@@ -1,6 +1,7 @@
 //! A clock that was a year ahead, and is back.
 
 use super::*;
+use crate::api::ANNOTATION_SINCE;
 
 const AHEAD: &str = "2027-11-24T10:00:00Z";
 const NOW: &str = "2026-11-24T10:03:00Z";
@@ -204,6 +205,7 @@ fn runs_of_the_future_replace_nothing_and_are_pruned_first() {
 fn early(change: impl FnOnce(&mut Value)) -> BackupRun {
     run("pg-20261124-1500", |run| {
         run["metadata"]["creationTimestamp"] = json!("2026-11-24T10:00:01Z");
+        run["metadata"]["annotations"] = json!({ANNOTATION_SINCE: "2026-11-20T10:00:00Z"});
         run["spec"]["scheduledAt"] = json!("2026-11-24T15:00:00Z");
         run["status"] = json!({"phase": "Succeeded"});
         change(run);
@@ -272,19 +274,64 @@ fn whose_a_run_is() {
 }
 
 #[test]
-fn a_run_that_was_made_long_before_its_tick_replaces_nothing_and_is_no_claim() {
-    let replace = job(|job| {
-        job["spec"]["concurrencyPolicy"] = json!("Replace");
-        job["status"] = json!({"lastScheduleTime": "2026-11-24T10:10:00Z"});
+fn a_claim_that_is_tried_again_is_ours_however_far_apart_two_clocks_are() {
+    // The operator's is five hours ahead of the API server's and stays so, and the job was edited an hour ago.
+    let edited = job(|job| {
+        job["status"] = json!({"lastScheduleTime": "2026-11-24T14:50:00Z", "scheduleAnchor":
+            {"time": "2026-11-24T14:00:00Z", "schedule": "*/10 * * * *", "suspend": false}});
     });
+    // As noted by whoever made it: the same process, or one that led before and saw the edit a little earlier; or nothing.
+    for noted in [
+        json!({ANNOTATION_SINCE: "2026-11-24T14:00:00Z"}),
+        json!({ANNOTATION_SINCE: "2026-11-24T13:59:50Z"}),
+        json!({}),
+    ] {
+        let mut world = world(vec![edited.clone()], vec![], "2026-11-24T14:55:00Z");
+        let claim = first_claim(&decide(&mut world, "2026-11-24T15:00:00Z"));
+        assert_eq!(claim.since, Some(at("2026-11-24T14:00:00Z")));
+        // The answer is lost, and the run is seen, through, before it is asked for again.
+        let lost = Err(Failure::new(Reason::ClusterUnavailable, "no answer"));
+        world.claim_ended(&claim, 0, lost, at("2026-11-24T15:00:30Z"));
+        let made = early(|run| run["metadata"]["annotations"] = noted.clone());
+        assert!(matches!(whose(&made, &claim), Claimed::AlreadyOurs), "{noted}");
+        world.apply_run(made);
+        let actions = decide(&mut world, "2026-11-24T15:00:35Z");
+        assert_eq!((deletes(&actions), claims(&actions)), (vec![], vec![]), "{noted}");
+        assert_eq!(written(&actions).as_ref().and_then(tick), Some(at("2026-11-24T15:00:00Z")), "{noted}");
+    }
+}
+
+#[test]
+fn a_run_that_was_made_long_before_its_tick_and_that_nobody_owns_is_not_deleted() {
+    let kept = early(|run| drop(run["metadata"].as_object_mut().expect("map").remove("ownerReferences")));
+    let mut world = world(vec![edited()], vec![kept], "2026-11-24T14:55:00Z");
+    let actions = decide(&mut world, "2026-11-24T15:00:00Z");
+    assert_eq!((deletes(&actions), claims(&actions).len()), (vec![], 1));
+}
+
+#[test]
+fn a_run_that_was_made_long_before_its_tick_replaces_nothing_and_is_no_claim() {
+    let since = |since: &str| {
+        job(|job| {
+            job["spec"]["concurrencyPolicy"] = json!("Replace");
+            job["status"] = json!({"lastScheduleTime": "2026-11-24T10:10:00Z", "scheduleAnchor":
+                {"time": since, "schedule": "*/10 * * * *", "suspend": false}});
+        })
+    };
     let works = run("pg-20261124-1010", |run| {
         run["metadata"]["creationTimestamp"] = json!("2026-11-24T10:10:00Z");
         run["spec"]["scheduledAt"] = json!("2026-11-24T10:10:00Z");
         run["status"] = json!({"phase": "Running"});
     });
-    let mut world = world(vec![replace], vec![works, early(|_| {})], "2026-11-24T10:10:05Z");
-    let actions = world.decide(at("2026-11-24T10:10:05Z"), &|_| true);
-    assert!(!actions.iter().any(|action| matches!(action, Action::Cancel(..))), "{actions:?}");
+    // Whether nobody knows of it, since its process died at once, or an edit took its tick back.
+    for since in [since("2026-11-20T10:00:00Z"), since("2026-11-24T10:05:00Z")] {
+        let mut world = world(vec![since], vec![works.clone(), early(|_| {})], "2026-11-24T10:10:05Z");
+        let actions = world.decide(at("2026-11-24T10:10:05Z"), &|_| true);
+        assert!(!actions.iter().any(|action| matches!(action, Action::Cancel(..))), "{actions:?}");
+    }
+    let edited = since("2026-11-24T10:05:00Z");
+    let mut world = world(vec![edited], vec![works, early(|_| {})], "2026-11-24T10:10:05Z");
+    world.decide(at("2026-11-24T10:10:05Z"), &|_| true);
     let actions = world.decide(at("2026-11-24T15:00:00Z"), &|_| true);
     assert!(written(&actions).is_none_or(|status| tick(&status) < Some(at("2026-11-24T15:00:00Z"))), "{actions:?}");
 }

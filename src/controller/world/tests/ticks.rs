@@ -372,3 +372,45 @@ fn a_tick_whose_run_is_there_is_not_skipped_after_a_takeover() {
     let actions = decide(&mut world, "2026-11-24T10:11:00Z");
     assert_eq!(skips(&actions), [Skip::DeadlinePassed]);
 }
+
+/// A run that was kept when its BackupJob was deleted: `kubectl delete --cascade=orphan`.
+fn orphan(name: &str, tick: &str) -> BackupRun {
+    let mut run = finished(name, tick, "Succeeded");
+    run.metadata.owner_references = None;
+    run
+}
+
+#[test]
+fn the_one_run_of_an_earlier_job_of_the_name_is_not_taken_for_this_ones() {
+    let once = job(|job| drop(job["spec"].as_object_mut().expect("map").remove("schedule")));
+    let kept = orphan("pg-once", "2026-11-23T10:00:00Z");
+    let mut world = world(vec![once], vec![kept.clone()], "2026-11-24T10:00:05Z");
+    let actions = decide(&mut world, "2026-11-24T10:00:05Z");
+    assert_eq!(claims(&actions), [("pg-once".to_owned(), 0)]);
+    let claim = first_claim(&actions);
+    let found = whose(&kept, &claim);
+    assert!(matches!(found, Claimed::NameTaken));
+    world.claim_ended(&claim, 0, Ok(found), at("2026-11-24T10:00:06Z"));
+    // Somebody deletes it, and nothing holds it.
+    let mut going = kept;
+    going.metadata.deletion_timestamp = Some(to_time(at("2026-11-24T10:00:10Z")));
+    world.apply_run(going.clone());
+    let actions = decide(&mut world, "2026-11-24T10:00:10Z");
+    assert!(actions.iter().any(|action| matches!(action, Action::Release(_))), "{actions:?}");
+    world.delete_run(&going, at("2026-11-24T10:00:11Z"));
+    assert_eq!(claims(&decide(&mut world, "2026-11-24T10:00:11Z")), [("pg-once".to_owned(), 0)]);
+}
+
+#[test]
+fn runs_that_nobody_owns_claim_no_tick_and_are_not_deleted() {
+    let kept = [("pg-20261124-1010", "2026-11-24T10:10:00Z"), ("pg-20261123-1000", "2026-11-23T10:00:00Z")];
+    let kept = kept.map(|(name, tick)| orphan(name, tick)).to_vec();
+    let keeps_none = job(|job| {
+        job["spec"]["successfulRunsHistoryLimit"] = json!(0);
+        job["status"] = json!({"lastScheduleTime": "2026-11-24T10:00:00Z"});
+    });
+    let mut world = world(vec![keeps_none], kept, "2026-11-24T10:10:00Z");
+    let actions = decide(&mut world, "2026-11-24T10:10:00Z");
+    assert!(!actions.iter().any(|action| matches!(action, Action::Delete(_))), "{actions:?}");
+    assert_eq!(claims(&actions), [("pg-20261124-1010".to_owned(), 0)]);
+}

@@ -74,3 +74,27 @@ async fn what_waits_and_cannot_say_so_fails() {
         play.supervisor.ended().await;
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_dead_attempt_that_nobody_may_clear_away_says_what_may_stay() {
+    let now = DateTime::from_timestamp(1_800_000_000, 0).expect("in range");
+    let warnings = [format!("attempt 1: {NOT_CLEANED_UP}")];
+    // By a process that is gone, or by a task of this one that ended in a fault; and where not even that can be stored.
+    for (executor, unknown_field) in [("ubo-old", false), ("ubo-new", false), ("ubo-old", true)] {
+        let mut begun = BackupRunStatus::default();
+        record::begin_attempt(&mut begun, executor, &job().spec, None, now);
+        let mut play = Play::new(vec![]);
+        refuse(&play, move |status| {
+            let left = status.attempts.iter().any(|attempt| attempt.left.is_some());
+            !status.phase.is_final() || unknown_field && left
+        });
+        play.start("pg-m1", &begun);
+        assert!(play.supervisor.ended().await.2);
+        let last = play.last();
+        assert_eq!((last.phase, last.reason.as_deref()), (Phase::Failed, Some("Internal")));
+        assert_eq!(last.warnings, warnings, "{executor} {unknown_field}");
+        let left = last.attempts[0].left.as_deref();
+        assert_eq!(left, (!unknown_field).then_some(NOT_CLEANED_UP), "{executor}");
+        assert!(record::open_attempt(&last).is_none() && play.stage.recovered.lock().expect("sound").is_empty());
+    }
+}
