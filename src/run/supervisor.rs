@@ -57,9 +57,10 @@ impl Supervisor {
             run.metadata.owner_references.iter().flatten().find(|o| o.kind == "BackupJob").map(|o| o.uid.clone());
         self.active.insert(key.clone(), Active { cancel: cancel.clone(), owner });
         let task = RunTask::new(Arc::clone(&self.shared), key.clone(), run, job.clone(), cancel);
+        // A panic must not leave the entry behind, so the run's own future is a task of its own.
+        let life = tokio::spawn(task.live());
         self.tasks.spawn(async move {
-            // A panic must not leave the entry behind, so the run's own future is a task of its own.
-            let over = tokio::spawn(task.live()).await.unwrap_or_else(|fault| {
+            let over = life.await.unwrap_or_else(|fault| {
                 tracing::error!(run = %key.name, namespace = %key.namespace, %fault, "the run's task ended in a fault");
                 false
             });

@@ -157,7 +157,8 @@ impl RunTask {
     /// Lives until the run is final, gone, or left to the next process. Whether it is one of the first two: then no other
     /// task may take it up, whatever a watch that lags behind our last write still shows.
     pub async fn live(mut self) -> bool {
-        let lived = match self.close_dead_attempt().await {
+        // Boxed, here and below, is what most runs that wait do not need at the time: a thousand of them wait at once.
+        let lived = match Box::pin(self.close_dead_attempt()).await {
             Ok(()) => self.attempts().await,
             stopped => stopped,
         };
@@ -232,7 +233,7 @@ impl RunTask {
         self.note_deadline(self.stored_deadline());
         self.check_cancel()?;
         if !self.is_claimed() {
-            self.take_up().await?;
+            Box::pin(self.take_up()).await?;
         }
         let mut not_before = record::resume_at(&self.status, self.stored_retry());
         loop {
@@ -240,7 +241,7 @@ impl RunTask {
                 self.wait_until(at).await?;
             }
             let (place, _job_turn) = self.turn().await?;
-            match self.one_attempt(place).await? {
+            match Box::pin(self.one_attempt(place)).await? {
                 Next::Over => return Ok(()),
                 Next::Retry(at) => not_before = Some(at),
             }

@@ -46,7 +46,7 @@ impl RunTask {
     /// Waits for a turn in the queue and, unless runs of this job may overlap, for the job's other runs.
     pub(super) async fn turn(&mut self) -> Result<(Place, Option<Turn>), Stop> {
         let place = self.place().await?;
-        self.take_up().await?;
+        Box::pin(self.take_up()).await?;
         if self.alone == Some(false) {
             return Ok((place, None));
         }
