@@ -45,7 +45,7 @@ impl Record {
 
     /// Whether that very process still runs.
     pub fn lives(self) -> bool {
-        look(self.pid).is_some_and(|(state, started)| state != 'Z' && started == self.started)
+        look(self.pid).is_some_and(|(runs, started)| runs && started == self.started)
     }
 
     fn signal(self, signal: Signal) {
@@ -108,7 +108,7 @@ pub fn kill_members(place: &Place, containers_only: bool) -> Result<()> {
     wait::until("the end of what runs in the cluster's control group", GRACE, GLANCE, || {
         let mut left = false;
         for pid in cgroup::members(&place.name, containers_only)? {
-            if look(pid).is_none_or(|(state, _)| state == 'Z') {
+            if look(pid).is_none_or(|(runs, _)| !runs) {
                 continue;
             }
             left = true;
@@ -127,17 +127,19 @@ fn path(place: &Place, name: &str) -> PathBuf {
     place.state.join("parts").join(format!("{name}.json"))
 }
 
-/// A process's state and start time.
-fn look(pid: i32) -> Option<(char, u64)> {
+/// Whether a process runs, and its start time.
+fn look(pid: i32) -> Option<(bool, u64)> {
     parse(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
 }
 
-/// Reads a line of `/proc/PID/stat`. The second field is the program's name in parentheses, which may hold anything.
-fn parse(stat: &str) -> Option<(char, u64)> {
+/// Reads a line of `/proc/PID/stat`. The second field is the program's name in parentheses, which may hold anything. One that
+/// was killed is a zombie as soon as its first thread has gone: until the last one has, its ports are taken.
+fn parse(stat: &str) -> Option<(bool, u64)> {
     let mut fields = stat.get(stat.rfind(')')? + 1..)?.split_whitespace();
-    let state = fields.next()?.chars().next()?;
-    // The state is the third field, the start time the 22nd.
-    Some((state, fields.nth(18)?.parse().ok()?))
+    let state = fields.next()?;
+    // The state is the third field, the number of threads the 20th, the start time the 22nd.
+    let threads: u64 = fields.nth(16)?.parse().ok()?;
+    Some((state != "Z" || threads > 1, fields.nth(1)?.parse().ok()?))
 }
 
 #[cfg(test)]
@@ -147,9 +149,18 @@ mod tests {
     #[test]
     fn a_program_named_to_mislead_is_read_right() {
         let line = "77 (a) Z 1 (b) S 1 77 77 0 -1 4194560 2 0 0 0 0 0 0 0 20 0 1 0 98765 1000 10 18446744073709551615";
-        assert_eq!(parse(line), Some(('S', 98765)));
+        assert_eq!(parse(line), Some((true, 98765)));
         assert_eq!(parse("77 (cut"), None);
         assert_eq!(parse(""), None);
+    }
+
+    #[test]
+    fn who_was_killed_runs_until_his_last_thread_has_gone() {
+        for (state, threads, runs) in [("Z", 1, false), ("Z", 0, false), ("Z", 2, true), ("S", 1, true), ("D", 9, true)]
+        {
+            let line = format!("77 (a) {state} 1 77 77 0 -1 4194560 2 0 0 0 0 0 0 0 20 0 {threads} 0 98765 1000 10");
+            assert_eq!(parse(&line), Some((runs, 98765)), "{line}");
+        }
     }
 
     #[test]
