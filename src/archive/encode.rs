@@ -17,8 +17,8 @@ pub const FRAME_SIZE: usize = 2 * 1024 * 1024;
 /// Frames that are compressed at the same time. More threads than two would outrun every destination that we measured.
 pub const WORKERS: usize = 2;
 
-/// What one thread works with, and the next one after it: memory of this size that is given back and asked for again costs
-/// the kernel as much as a sixth of the compression.
+/// What one thread works with, and the next one after it. Memory of this size that is given back and asked for again costs
+/// the kernel's time: for a copy of 693 MiB the operator took 2.99 s of CPU with it, and 2.55 s without.
 struct Worker {
     block: Vec<u8>,
     /// With room for the worst case; what it holds is copied out at its true size, since many frames wait in a part of an

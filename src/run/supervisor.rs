@@ -58,7 +58,7 @@ impl Supervisor {
         self.active.insert(key.clone(), Active { cancel: cancel.clone(), owner });
         let task = RunTask::new(Arc::clone(&self.shared), key.clone(), run, job.clone(), cancel);
         // A panic must not leave the entry behind, so the run's own future is a task of its own.
-        let life = tokio::spawn(task.live());
+        let life = tokio::spawn(Box::new(task).live());
         self.tasks.spawn(async move {
             let over = life.await.unwrap_or_else(|fault| {
                 tracing::error!(run = %key.name, namespace = %key.namespace, %fault, "the run's task ended in a fault");

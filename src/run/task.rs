@@ -156,8 +156,9 @@ impl RunTask {
 
     /// Lives until the run is final, gone, or left to the next process. Whether it is one of the first two: then no other
     /// task may take it up, whatever a watch that lags behind our last write still shows.
-    pub async fn live(mut self) -> bool {
-        // Boxed, here and below, is what most runs that wait do not need at the time: a thousand of them wait at once.
+    pub async fn live(mut self: Box<Self>) -> bool {
+        // A thousand runs wait at once. Boxed, here and below, is what those do not need at the time; and the task itself, of
+        // which a future would hold a second copy, as of every argument.
         let lived = match Box::pin(self.close_dead_attempt()).await {
             Ok(()) => self.attempts().await,
             stopped => stopped,

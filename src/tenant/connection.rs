@@ -93,3 +93,30 @@ impl Write for Buffered {
         self.inner().poll_write_vectored(cx, bytes)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
+    #[tokio::test]
+    async fn whatever_waits_is_read_at_once_and_nothing_of_it_is_lost() {
+        let sent: Vec<u8> = (0..60_000_u32).map(|n| n.to_le_bytes()[0]).collect();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (mut server, _) = listener.accept().await.unwrap();
+        server.write_all(&sent).await.unwrap();
+        let mut waits = vec![0; sent.len()];
+        while stream.peek(&mut waits).await.unwrap() < sent.len() {
+            tokio::task::yield_now().await;
+        }
+        let mut connection = TokioIo::new(Buffered::new(TokioIo::new(stream)));
+        let mut read = vec![0; 4096];
+        connection.read_exact(&mut read).await.unwrap();
+        assert_eq!(connection.inner().0.inner().buffer().len(), sent.len() - read.len());
+        drop(server);
+        connection.read_to_end(&mut read).await.unwrap();
+        assert!(read == sent);
+    }
+}

@@ -291,6 +291,7 @@ struct Play {
     stage: Arc<Stage>,
     jump: Arc<AtomicI64>,
     turns: Turns,
+    shared: Arc<Shared>,
     supervisor: Supervisor,
 }
 
@@ -316,7 +317,8 @@ impl Play {
             draining: CancellationToken::new(),
             leading: watch::Sender::new(true),
         };
-        Self { stage, jump, turns, supervisor: Supervisor::new(Arc::new(shared)) }
+        let shared = Arc::new(shared);
+        Self { stage, jump, turns, supervisor: Supervisor::new(Arc::clone(&shared)), shared }
     }
 
     fn start(&mut self, name: &str, status: &BackupRunStatus) -> RunKey {

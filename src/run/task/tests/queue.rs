@@ -2,6 +2,15 @@
 
 use super::*;
 
+#[test]
+fn a_thousand_runs_that_wait_take_ten_megabytes() {
+    let (key, run) = run("pg-m1", &BackupRunStatus::default());
+    let job = JobRef::new("default", "pg").expect("good");
+    let life = Box::new(RunTask::new(Play::new(Vec::new()).shared, key, run, job, Cancel::default())).live();
+    let each = size_of_val(&life) + size_of::<RunTask>();
+    assert!(each <= 10_000, "{each} bytes each");
+}
+
 #[tokio::test(start_paused = true)]
 async fn runs_of_one_job_overlap_where_it_says_so() {
     let go = Arc::new(Notify::new());
