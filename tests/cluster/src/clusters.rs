@@ -101,8 +101,8 @@ struct Ended {
 }
 
 /// Runs every file once, each on one of the clusters. What a file prints is shown as a whole when it ends.
-pub fn run(members: &[Member], files: Vec<&Binary>, tally: &mut Tally) -> Result<()> {
-    let files = Mutex::new(in_order(files));
+pub fn run(members: &[Member], files: &[Binary], tally: &mut Tally) -> Result<()> {
+    let files = Mutex::new(in_order(files.iter().collect()));
     let ended = Mutex::new(Vec::new());
     thread::scope(|scope| {
         for member in members {

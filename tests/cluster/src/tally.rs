@@ -74,6 +74,12 @@ impl Tally {
         self.add(name, passed, failed, time, &remark);
     }
 
+    /// All that another one has counted, after what this one has.
+    pub fn append(&mut self, mut other: Tally) {
+        self.lines.append(&mut other.lines);
+        self.tests += other.tests;
+    }
+
     /// Something that could not be done at all.
     pub fn broken(&mut self, name: &str, why: &str) {
         self.add(name, 0, 1, Duration::ZERO, why);
@@ -168,6 +174,17 @@ mod tests {
         checked.check("format", true, Duration::ZERO);
         assert!(!checked.good(), "checks are no tests");
         assert!(checked.text().ends_with("\n1 passed, 1 failed\n"));
+    }
+
+    #[test]
+    fn what_another_one_counted_counts_and_spoils() {
+        let good = TestResult { passed: 2, failed: 0, ignored: 0 };
+        let mut sum = Tally::default();
+        sum.append(tally(&[good], 0));
+        assert!(sum.good());
+        sum.append(tally(&[TestResult { failed: 1, ..good }], 101));
+        assert!(!sum.good());
+        assert!(sum.text().ends_with("\n4 passed, 1 failed\n"));
     }
 
     #[test]

@@ -2,9 +2,9 @@
 //!
 //! ```text
 //! beside it     Go programs, images, cargo-deny, where the cache does not have them
-//! format ─► clippy ─► build of all tests ─┬► unit and property tests ─► documentation's examples ─┬► cargo deny
-//!                                         └► clusters up ─────────────────────────────────────────┘
-//!        ─► cluster tests, inside their network namespaces (see `clusters`) ─► clusters down, those that were not up before
+//! format ─► clippy ─► build of all tests ─┬► unit and property tests ─► documentation's examples ─► cargo deny
+//!                                         └► clusters up ─► their tests, in their network namespaces (see `clusters`)
+//!                                                        ─► clusters down, those that were not up before
 //! ```
 //!
 //! Everything is built for the whole workspace at once: package by package, Cargo would choose other features for the
@@ -52,7 +52,7 @@ pub fn test(place: &Place, report: &Report, filter: Option<&str>) -> ExitCode {
 fn run(place: &Place, report: &Report, filter: Option<&str>, tally: &mut Tally) -> Result<()> {
     packages::ensure(place, report)?;
     let checks = filter.is_none();
-    let (binaries, members) = thread::scope(|scope| {
+    thread::scope(|scope| {
         // What the cluster needs takes minutes the first time, and none of it needs Cargo's target folder.
         let beside = scope.spawn(|| -> Result<()> {
             go::servers(place, report)?;
@@ -68,30 +68,33 @@ fn run(place: &Place, report: &Report, filter: Option<&str>, tally: &mut Tally) 
         if let Some(filter) = filter {
             binaries = chosen(binaries, filter)?;
         }
-        let wanted = binaries.iter().filter(|binary| binary.cluster).count().min(usize::from(CLUSTERS));
+        let (files, others): (Vec<_>, Vec<_>) = binaries.into_iter().partition(|binary| binary.cluster);
         let clusters = scope.spawn(move || {
-            beside.join().map_err(|_| anyhow!("the preparation of the cluster panicked"))??;
-            clusters::bring_up(place, report, wanted)
+            let mut tally = Tally::default();
+            let prepared = beside.join().map_err(|_| anyhow!("the preparation of the cluster panicked")).flatten();
+            let result = prepared.and_then(|()| on_clusters(place, report, &files, &mut tally));
+            (tally, result)
         });
-        // Whatever comes of these, the clusters are waited for: one that is up shall not stay so.
-        let mut tested = without_cluster(place, checks, &binaries, tally);
-        let members = clusters.join().map_err(|_| anyhow!("bringing the clusters up panicked"))??;
+        let mut tested = without_cluster(place, checks, &others, tally);
         if checks {
             tested = tested.and_then(|()| deny::check(place, report, tally));
         }
-        if let Err(error) = tested {
-            clusters::take_down(&members, report)?;
-            return Err(error);
-        }
-        Ok::<_, anyhow::Error>((binaries, members))
-    })?;
-    let files: Vec<&Binary> = binaries.iter().filter(|binary| binary.cluster).collect();
-    let result = match (&members[..], &files[..]) {
+        // Whatever came of these: a cluster that is up shall not stay so.
+        let (of_clusters, result) = clusters.join().map_err(|_| anyhow!("the run on the clusters panicked"))?;
+        tally.append(of_clusters);
+        tested.and(result)
+    })
+}
+
+/// All that needs clusters, from bringing them up to taking them down.
+fn on_clusters(place: &Place, report: &Report, files: &[Binary], tally: &mut Tally) -> Result<()> {
+    let members = clusters::bring_up(place, report, files.len().min(usize::from(CLUSTERS)))?;
+    let result = match (&members[..], files) {
         // One is watched while it runs.
         ([_], [file]) => clusters::command(place, file).and_then(|mut command| suite(tally, &file.name, &mut command)),
         _ => clusters::run(&members, files, tally),
     };
-    if !tally.good() {
+    if !files.is_empty() && !tally.good() {
         clusters::explain(&members)?;
     }
     clusters::take_down(&members, report)?;
@@ -100,7 +103,7 @@ fn run(place: &Place, report: &Report, filter: Option<&str>, tally: &mut Tally) 
 
 /// All that needs no cluster.
 fn without_cluster(place: &Place, checks: bool, binaries: &[Binary], tally: &mut Tally) -> Result<()> {
-    for binary in binaries.iter().filter(|binary| !binary.cluster) {
+    for binary in binaries {
         let mut command = Command::new(&binary.path);
         suite(tally, &binary.name, command.current_dir(&place.checkout).args(binary.filter.as_deref()))?;
     }
