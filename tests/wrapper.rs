@@ -50,7 +50,7 @@ fn exit_codes_survive_whatever_the_command_does() {
         for (command, code) in [
             ("echo half; exit 3", 3),
             ("echo all; exit 0", 0),
-            ("exec sh -c 'echo x; exit 5'", 5),
+            ("exec sh -c 'set -e; echo x; exit 5'", 5),
             ("exec cat", 0),
             ("cat; read -r line || echo \"$?\"", 0),
             ("no-such-program", 127),
@@ -92,6 +92,9 @@ fn a_failing_first_part_of_a_pipe_is_never_a_success() {
         // What is beyond our sight is refused before anything runs, in any shell.
         let nested = Container::plan(DumpForm::Stdout, "sh -c 'false | cat'").argv().unwrap_err();
         assert_eq!(nested.reason, Reason::PipelineNotChecked);
+        let several = Container::plan(DumpForm::Stdout, "su postgres -c 'pg_dump a; pg_dump b'").argv().unwrap_err();
+        assert_eq!(several.reason, Reason::PipelineNotChecked);
+        assert!(several.message.contains("`set -e;`"), "{several}");
         let mut allowed = Container::plan(DumpForm::Stdout, "sh -c 'false | cat'");
         if let Work::Dump(dump) = &mut allowed.work {
             dump.allow_unchecked_pipes = true;
@@ -436,6 +439,17 @@ fn without_the_tools_for_large_pieces_it_still_works() {
             (out.data.as_slice(), out.verdict, out.status.code()),
             (&b"x\n"[..], Some(Verdict::Command(3)), Some(3))
         );
+    });
+}
+
+/// As the one of uutils 0.8 does, which loses bytes after every short read without a word.
+#[test]
+fn a_dd_that_cannot_read_less_than_a_block_is_given_whole_blocks() {
+    const SHAM: &str = "case \" $* \" in *' iflag=fullblock '*) exec /bin/dd \"$@\" ;; esac\nexec cat /dev/zero\n";
+    in_each(|c| {
+        c.script("dd", SHAM);
+        let out = c.stdout("for n in 1 2 3; do printf x; sleep 0.05; done");
+        assert_eq!((out.data.as_slice(), out.verdict), (&b"xxx"[..], Some(Verdict::Command(0))), "{:?}", c.shell);
     });
 }
 

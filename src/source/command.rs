@@ -61,6 +61,12 @@ impl Source for ShellCommand {
                            `set -o pipefail;`, or say --allow-unchecked-pipes";
             return Err(Failure::new(Reason::PipelineNotChecked, message));
         }
+        if !self.unchecked_pipes && pipes::gives_several(&self.text) {
+            let message = "the command gives another shell (sh -c, su -c, …) a text of several commands, of which all but the \
+                           last could fail unseen: begin that text with `set -e;`, join them by `&&`, or say \
+                           --allow-unchecked-pipes";
+            return Err(Failure::new(Reason::PipelineNotChecked, message));
+        }
         let shell = shell_for(pipes).await?;
         let strict = if shell.pipefail { "set -e -o pipefail" } else { "set -e" };
         let text = format!("{strict}\n{}", self.text);

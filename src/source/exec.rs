@@ -138,7 +138,8 @@ impl ExecSource {
             Some(400) => Failure::new(
                 Reason::SourceUnavailable,
                 format!(
-                    "exec into container {container} of pod {namespace}/{pod} was refused: {}",
+                    "exec into container {container} of pod {namespace}/{pod} was refused: {}; see whether the container \
+                     runs and takes commands (kubectl exec)",
                     short(&error.to_string())
                 ),
             ),
@@ -475,7 +476,11 @@ async fn without_verdict(
             format!("neither a byte nor a heartbeat came from {container} for too long ({received} bytes so far)"),
         ),
         End::Status(Exit::Unknown(words)) if !transcript.started() => {
-            (Reason::SourceUnavailable, format!("the command could not be started in {container}: {}", short(&words)))
+            let message = format!(
+                "the command could not be started in {container}: {}; see whether it takes commands (kubectl exec)",
+                short(&words)
+            );
+            (Reason::SourceUnavailable, message)
         }
         End::Status(Exit::Unknown(words)) => (
             Reason::StreamCut,

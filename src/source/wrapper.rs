@@ -133,8 +133,8 @@ impl Plan {
     /// Program and arguments of the exec. Commands are arguments of their own, never part of the script's text.
     ///
     /// # Errors
-    /// [`Reason::PipelineNotChecked`] for a pipe inside text that is given to another shell, which nobody can check from
-    /// outside; [`Reason::InvalidSpec`] for a byte 0, which no argument can hold.
+    /// [`Reason::PipelineNotChecked`] for a pipe or several commands inside text that is given to another shell, which nobody
+    /// can check from outside; [`Reason::InvalidSpec`] for a byte 0, which no argument can hold.
     pub fn argv(&self) -> Result<Vec<String>, Failure> {
         let (command, allowed) = match &self.work {
             Work::Dump(dump) => (dump.command.as_str(), dump.allow_unchecked_pipes),
@@ -155,6 +155,15 @@ impl Plan {
                     ));
                 }
             }
+        }
+        // Not those after the backup: they go on whatever fails.
+        let strict = [command].into_iter().chain(self.hooks.before.iter().map(|hook| hook.command.as_str()));
+        if !allowed && strict.into_iter().any(pipes::gives_several) {
+            return Err(Failure::new(
+                Reason::PipelineNotChecked,
+                "a command gives another shell (sh -c, su -c, …) a text of several commands, of which all but the last could \
+                 fail unseen: begin that text with `set -e;`, join them by `&&`, or set strategy.allowUncheckedPipes",
+            ));
         }
         let (part, place, seconds) = match &self.work {
             Work::Dump(Dump { form: DumpForm::Stdout, .. }) => (STDOUT, "", HEARTBEAT_SECONDS),

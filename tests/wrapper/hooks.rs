@@ -186,7 +186,7 @@ fn an_earlier_attempt_that_lives_is_ended_with_its_after_first() {
 #[test]
 fn what_leaves_the_session_is_ended_too() {
     in_each(|c| {
-        let escape = "setsid sh -c 'echo $$ > escaped; exec sleep 1000' </dev/null >/dev/null 2>&1 &";
+        let escape = "setsid sh -ec 'echo $$ > escaped; exec sleep 1000' </dev/null >/dev/null 2>&1 &";
         let wait = "while ! test -s escaped; do sleep 0.1; done";
         let mut child = c.start(&plan(&format!("{escape} {wait}; touch begun; sleep 1000"), "", ""));
         eventually("the command has begun", || c.path("begun").exists());

@@ -281,7 +281,10 @@ elif [ "$ubo_q" = piped ] && command -v bash >/dev/null 2>&1; then ubo_q=bash
 elif [ "$ubo_q" = piped ]; then ubo_end pipeline 1
 fi
 
-if dd ibs=65536 obs=1048576 </dev/null >/dev/null 2>&1; then ubo_x='dd ibs=65536 obs=1048576'
+# Whole blocks: the dd of uutils 0.8 (Ubuntu 26.04) reads on at the next block after a short read, fills the gap with what
+# lay there, and drops as much at the end (uutils/coreutils 13458). A dd that knows no whole blocks is not used.
+if dd iflag=fullblock ibs=65536 obs=1048576 </dev/null >/dev/null 2>&1; then
+  ubo_x='dd iflag=fullblock ibs=65536 obs=1048576'
 elif command -v cat >/dev/null 2>&1; then ubo_x=cat
 else ubo_x=
 fi
