@@ -41,7 +41,10 @@ const SPEC_RULES: &[(&str, &str)] = &[(
 #[schemars(extend("x-kubernetes-validations" = rules(SPEC_RULES)))]
 pub struct BackupRunSpec {
     /// Name of the BackupJob, in the same namespace. Example: `postgres-daily-backup`.
-    #[schemars(length(min = 1, max = 49))]
+    #[schemars(
+        length(min = 1, max = 49),
+        regex(pattern = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$")
+    )]
     pub backup_job_name: String,
     /// The time that this run was scheduled for. Set by the operator only; absent for a run that was asked for by hand.
     #[serde(default, skip_serializing_if = "Option::is_none")]

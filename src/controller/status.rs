@@ -11,6 +11,7 @@ use crate::run::Phase;
 use crate::run::ports::phase_of;
 use crate::run::record;
 use chrono::{DateTime, Utc};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use std::sync::Arc;
 
 /// Whether a BackupJob can run.
@@ -45,8 +46,13 @@ pub fn derive(facts: Facts<'_>, old: &BackupJobStatus) -> BackupJobStatus {
     let Facts { job, readiness, runs, next_run, now } = facts;
     let generation = job.metadata.generation;
     let mut status = old.clone();
-    let mut runs: Vec<&BackupRun> = runs.iter().map(AsRef::as_ref).collect();
-    runs.sort_by_key(|run| begun(run));
+    let mut all: Vec<&BackupRun> = runs.iter().map(AsRef::as_ref).collect();
+    all.sort_by_key(|run| begun(run));
+    // History keeps what its limits say, and that may be older than what was the last one: a run that ended before that
+    // says nothing new. A time that has not come is of a clock that was ahead.
+    let known = old.last_run_time.as_ref().map(from_time).filter(|known| *known <= now);
+    let is_news = |run: &&BackupRun| !phase_of(run).is_final() || begun(run).0 >= known;
+    let runs: Vec<&BackupRun> = all.iter().copied().filter(is_news).collect();
 
     status.observed_generation = generation;
     status.target = Some(format!("{}/{}", job.spec.target.kind.as_str(), job.spec.target.name));
@@ -59,9 +65,9 @@ pub fn derive(facts: Facts<'_>, old: &BackupJobStatus) -> BackupJobStatus {
     if let Some(exit_code) = finished.and_then(|run| status_of(run)).map(|s| s.exit_code) {
         status.last_exit_code = exit_code;
     }
-    note_success(&mut status, &runs);
+    note_success(&mut status, &all);
     note_health(&mut status, job, &runs, now);
-    note_owner(&mut status, job, &runs, now);
+    note_owner(&mut status, job, &all, now);
     let (word, reason, message) = match readiness {
         Readiness::Unknown => (Word::Unknown, "Checking", "not looked at yet"),
         Readiness::Ready => (Word::True, "Ready", "the BackupJob can run"),
@@ -77,25 +83,45 @@ pub fn derive(facts: Facts<'_>, old: &BackupJobStatus) -> BackupJobStatus {
         Readiness::Unknown => JobPhase::Pending,
         Readiness::Ready if phases.contains(&Phase::Pending) => JobPhase::Pending,
         Readiness::Ready if suspended => JobPhase::Suspended,
-        Readiness::Ready => finished.map_or(JobPhase::Scheduled, |run| job_phase(phase_of(run))),
+        Readiness::Ready => finished.map_or_else(|| told_before(&status), |run| job_phase(phase_of(run))),
     });
     let told = runs.iter().rev().find(|run| !phase_of(run).is_final()).or(finished);
     status.message = match (readiness, told) {
         (Readiness::NotReady(failure), _) => Some(failure.short_message().to_owned()),
         (_, Some(run)) => status_of(run).and_then(|s| s.message.clone()),
-        _ => None,
+        _ => health(&status).filter(|health| health.status == "False").map(|health| health.message.clone()),
     };
     status
 }
 
+/// The phase when the last run is not there any more, by what was known of it.
+fn told_before(status: &BackupJobStatus) -> JobPhase {
+    match health(status) {
+        Some(health) if health.status == "True" || health.reason == BACKUP_SHRUNK => JobPhase::Succeeded,
+        Some(health) if health.status == "False" => JobPhase::Failed,
+        _ => JobPhase::Scheduled,
+    }
+}
+
+fn health(status: &BackupJobStatus) -> Option<&Condition> {
+    status.conditions.iter().find(|condition| condition.type_ == "Healthy")
+}
+
 /// Consecutive failures, from the runs that are still there and what was stored: used once, when a process first sees a
-/// BackupJob; afterwards each end counts by itself.
-pub fn recount(runs: &[Arc<BackupRun>], stored: i64) -> i64 {
-    let mut ended: Vec<&BackupRun> = runs.iter().map(AsRef::as_ref).filter(|run| counts(run)).collect();
-    ended.sort_by_key(|run| begun(run));
-    let failures = ended.iter().rev().take_while(|run| phase_of(run) != Phase::Succeeded).count();
-    let visible = i64::try_from(failures).unwrap_or(i64::MAX);
-    if failures < ended.len() { visible } else { visible.max(stored) } // no success in sight: older failures were pruned
+/// BackupJob; afterwards each end counts by itself. History limits are counted for successes and failures apart, so that of
+/// either the newest may be gone while older ones of the other are there.
+pub fn recount(runs: &[Arc<BackupRun>], stored: &BackupJobStatus) -> i64 {
+    let ended = || runs.iter().map(AsRef::as_ref).filter(|run| counts(run));
+    let known = stored.last_success_time.as_ref().map(from_time);
+    let visible = ended().filter(|run| phase_of(run) == Phase::Succeeded).map(begun).max();
+    let unknown = visible.as_ref().is_some_and(|success| success.0 > known);
+    let is_since = |run: &&BackupRun| {
+        let begun = begun(run);
+        phase_of(run) != Phase::Succeeded && begun.0 >= known && visible.as_ref().is_none_or(|success| begun > *success)
+    };
+    let since = i64::try_from(ended().filter(is_since).count()).unwrap_or(i64::MAX);
+    // What was stored counts from a success before the visible one; else from the same, and some may have gone since.
+    if unknown { since } else { since.max(stored.consecutive_failures.unwrap_or(0)) }
 }
 
 /// Whether a run counts for health: it is final, and not because somebody stopped it.

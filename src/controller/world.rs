@@ -224,8 +224,8 @@ impl World {
         self.synced = true;
         for (reference, job) in &mut self.jobs {
             let runs: Vec<_> = self.runs.get(reference).into_iter().flat_map(BTreeMap::values).cloned().collect();
-            let stored = job.status.consecutive_failures.unwrap_or(0);
-            Arc::make_mut(&mut job.status).consecutive_failures = Some(status::recount(&runs, stored));
+            let failures = status::recount(&runs, &job.status);
+            Arc::make_mut(&mut job.status).consecutive_failures = Some(failures);
         }
         let ended = self.runs.values().flat_map(BTreeMap::values).filter(|run| status::counts(run));
         self.counted.extend(ended.filter_map(|run| run.metadata.uid.clone()));

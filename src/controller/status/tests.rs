@@ -93,7 +93,7 @@ fn of_two_runs_in_one_second_the_later_one_is_told() {
         let status = of(&job(false), &Readiness::Ready, &runs, &BackupJobStatus::default());
         assert_eq!(status.last_job_name.as_deref(), Some("pg-m1"));
         assert!(conditions::holds(&status.conditions, "Healthy"));
-        assert_eq!(recount(&runs, 0), 0);
+        assert_eq!(recount(&runs, &stored(0, None)), 0);
     }
 }
 
@@ -103,20 +103,66 @@ fn an_incomplete_backup_is_no_success_and_a_cancelled_run_no_failure() {
     let cancelled = ended("pg-m2", "2026-11-24T11:00:00Z", "Cancelled");
     let status = of(&job(false), &Readiness::Ready, &[good.clone(), cancelled.clone()], &BackupJobStatus::default());
     assert!(conditions::holds(&status.conditions, "Healthy"));
-    assert_eq!(recount(&[good.clone(), cancelled.clone()], 9), 0);
+    assert_eq!(recount(&[good.clone(), cancelled.clone()], &stored(9, None)), 0);
     let part = ended("pg-m3", "2026-11-24T11:30:00Z", "Incomplete");
     let status = of(&job(false), &Readiness::Ready, &[good.clone(), part.clone()], &BackupJobStatus::default());
     assert!(!conditions::holds(&status.conditions, "Healthy"));
     assert_eq!(status.last_successful_run.as_deref(), Some("pg-m1"));
-    assert_eq!(recount(&[good, cancelled, part], 9), 1);
+    assert_eq!(recount(&[good, cancelled, part], &stored(9, None)), 1);
 }
 
 #[test]
 fn failures_that_were_pruned_are_not_forgotten() {
     let failed = |minute: u32| ended(&format!("pg-m{minute}"), &format!("2026-11-24T10:{minute:02}:00Z"), "Failed");
-    assert_eq!(recount(&[failed(1), failed(2)], 7), 7);
-    assert_eq!(recount(&[failed(1), failed(2)], 1), 2, "one ended while nobody looked");
-    assert_eq!(recount(&[], 4), 4);
+    assert_eq!(recount(&[failed(1), failed(2)], &stored(7, None)), 7);
+    assert_eq!(recount(&[failed(1), failed(2)], &stored(1, None)), 2, "one ended while nobody looked");
+    assert_eq!(recount(&[], &stored(4, None)), 4);
+    // The success that they are counted from is there; of the failures since, some are not, or none.
+    let good = ended("pg-m0", "2026-11-24T10:00:00Z", "Succeeded");
+    let since = Some("2026-11-24T10:00:00Z");
+    assert_eq!(recount(&[good.clone(), failed(7), failed(8)], &stored(7, since)), 7);
+    assert_eq!(recount(&[good], &stored(5, since)), 5);
+    // The success is not there, and failures from before it are.
+    let since = Some("2026-11-24T10:30:00Z");
+    assert_eq!(recount(&[failed(1), failed(2)], &stored(0, since)), 0);
+    assert_eq!(recount(&[failed(1), failed(31)], &stored(0, since)), 1);
+    // One that was not noted any more.
+    let good = ended("pg-m40", "2026-11-24T10:40:00Z", "Succeeded");
+    assert_eq!(recount(&[failed(39), good, failed(41)], &stored(9, since)), 1);
+}
+
+fn stored(failures: i64, last_success: Option<&str>) -> BackupJobStatus {
+    BackupJobStatus {
+        consecutive_failures: Some(failures),
+        last_success_time: last_success.map(|time| to_time(at(time))),
+        ..BackupJobStatus::default()
+    }
+}
+
+#[test]
+fn what_history_has_left_is_no_news() {
+    let good = ended("pg-m1", "2026-11-24T10:00:00Z", "Succeeded");
+    let bad = ended("pg-m2", "2026-11-24T11:00:00Z", "Failed");
+    let job = job(false);
+    // `failedRunsHistoryLimit: 0`: the failure is there for a moment, and then an older success alone.
+    let failed = of(&job, &Readiness::Ready, &[good.clone(), bad.clone()], &BackupJobStatus::default());
+    let after = of(&job, &Readiness::Ready, std::slice::from_ref(&good), &failed);
+    assert!(!conditions::holds(&after.conditions, "Healthy"), "{after:?}");
+    assert_eq!((after.phase.as_ref(), after.last_job_name.as_deref()), (Some(&JobPhase::Failed), Some("pg-m2")));
+    assert_eq!((after.last_exit_code, after.message.as_deref()), (Some(1), Some("pg-m2 is Failed")));
+    assert_eq!(after.last_run_time, failed.last_run_time);
+    assert_eq!(after.last_successful_run.as_deref(), Some("pg-m1"));
+    // `successfulRunsHistoryLimit: 0`: the other way round.
+    let late = ended("pg-m3", "2026-11-24T11:30:00Z", "Succeeded");
+    let succeeded = of(&job, &Readiness::Ready, &[bad.clone(), late], &after);
+    let after = of(&job, &Readiness::Ready, std::slice::from_ref(&bad), &succeeded);
+    assert!(conditions::holds(&after.conditions, "Healthy"), "{after:?}");
+    assert_eq!((after.phase.as_ref(), after.message.as_deref()), (Some(&JobPhase::Succeeded), None));
+    // A run that was begun by a clock that was ahead does not silence those that come after it.
+    let ahead = ended("pg-m9", "2026-11-25T11:00:00Z", "Succeeded");
+    let fooled = of(&job, &Readiness::Ready, &[ahead], &BackupJobStatus::default());
+    let seen = of(&job, &Readiness::Ready, &[bad], &fooled);
+    assert_eq!((seen.phase, seen.last_job_name.as_deref()), (Some(JobPhase::Failed), Some("pg-m2")));
 }
 
 #[test]

@@ -303,6 +303,12 @@ async fn what_cannot_be_changed() -> Result<()> {
     ensure!(installed.merge(&format!("{}/unnamed", at(JOBS)), &patch).await?.is_ok(), "the rest can be changed");
 
     let run = json!({ "apiVersion": "backup.javy.dev/v1", "kind": "BackupRun", "metadata": { "name": "by-hand" }, "spec": { "backupJobName": "unnamed" } });
+    // What can be no BackupJob's name would never be answered.
+    let mistyped = json!({ "apiVersion": "backup.javy.dev/v1", "kind": "BackupRun", "metadata": { "name": "mistyped" }, "spec": { "backupJobName": "Unnamed" } });
+    match installed.post(&at("backupruns"), &mistyped).await? {
+        Err(refusal) => ensure!(refusal.message.contains("spec.backupJobName"), "{}", refusal.message),
+        Ok(_) => bail!("a run of a BackupJob that no cluster can have"),
+    }
     ensure!(installed.post(&at("backupruns"), &run).await?.is_ok(), "a run");
     for patch in [
         json!({ "spec": { "backupJobName": "another" } }),
