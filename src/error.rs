@@ -194,6 +194,18 @@ impl Reason {
             Self::DestinationUnavailable => {
                 "see whether the destination is up, answers from the operator's node, and has room"
             }
+            Self::OperatorRestarted => {
+                "see why the operator's pod ended (kubectl describe pod, kubectl logs --previous: out of memory, evicted, killed), and run it again"
+            }
+            Self::OperatorShutdown => {
+                "run it again; where it meets updates often, raise spec.retry.limit, or the operator's --shutdown-grace-seconds and its pods' terminationGracePeriodSeconds"
+            }
+            Self::ClusterUnavailable => {
+                "see whether the API server is up and answers from the operator's node (kubectl get --raw /readyz), and run it again"
+            }
+            Self::TargetNotReady => {
+                "see what the pod waits for (kubectl describe pod), and run it again when it is Ready"
+            }
             Self::DestinationMismatch => {
                 "look for a fault at the destination or on the way to it (disk, proxy, lifecycle rule, another writer)"
             }
@@ -207,7 +219,6 @@ impl Reason {
             | Self::AdmissionPolicyMissing
             | Self::TargetNotFound
             | Self::ContainerNotFound
-            | Self::TargetNotReady
             | Self::ShellMissing
             | Self::TarMissing
             | Self::PathNotFound
@@ -234,11 +245,8 @@ impl Reason {
             | Self::BackupNotFound
             | Self::IdentityMissing
             | Self::RestoreTargetUnavailable
-            | Self::OperatorRestarted
             | Self::CrashLoop
             | Self::DeadlineExceeded
-            | Self::OperatorShutdown
-            | Self::ClusterUnavailable
             | Self::Internal
             | Self::CancelRequested
             | Self::Deleted

@@ -72,7 +72,8 @@ fn each_of(target: &Target, candidates: Candidates) -> Result<Vec<EachPod>, Fail
     let pods = each(target, candidates)?;
     if pods.len() > EACH_LIMIT {
         let message = format!(
-            "spec.target.pods: {} {} has {} pods, and one run takes at most {EACH_LIMIT}: narrow them with              spec.target.podSelector, in several BackupJobs",
+            "spec.target.pods: {} {} has {} pods, and one run takes at most {EACH_LIMIT}: narrow them with \
+             spec.target.podSelector, in several BackupJobs",
             target.kind.as_str(),
             target.name,
             pods.len()

@@ -310,6 +310,28 @@ pub fn took_too_long(limit: Duration, status: &BackupRunStatus) -> Failure {
     )
 }
 
+/// The failure of an attempt that was asked to stop: why it was asked, and not what that looked like from inside.
+pub fn stopped(cause: Reason, inside: Failure, limit: Duration, status: &BackupRunStatus) -> Failure {
+    let why = match cause {
+        Reason::DeadlineExceeded => took_too_long(limit, status),
+        Reason::OperatorShutdown => Failure::new(
+            cause,
+            "the operator process was told to end (an update, a drained node), and the run was not through in the time \
+             that it lets its runs have then",
+        ),
+        Reason::ClusterUnavailable => Failure::new(
+            cause,
+            "the operator process could not renew its Lease at the API server, and ended its runs before another process \
+             takes them over",
+        ),
+        _ => return Failure { reason: cause, ..inside },
+    };
+    match inside.left {
+        Some(left) => why.leaving(left),
+        None => why,
+    }
+}
+
 /// When a run that is taken up again may try next: its last attempt's end and the wait after it.
 pub fn resume_at(status: &BackupRunStatus, retry: Retry) -> Option<DateTime<Utc>> {
     let last = status.attempts.last()?;

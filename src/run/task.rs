@@ -370,14 +370,7 @@ impl RunTask {
             }
         };
         match (result, self.cancel.cause()) {
-            (Err(failure), Some(Reason::DeadlineExceeded)) => {
-                let late = record::took_too_long(self.limit, &self.status);
-                Err(match failure.left {
-                    Some(left) => late.leaving(left),
-                    None => late,
-                })
-            }
-            (Err(failure), Some(cause)) => Err(Failure { reason: cause, ..failure }),
+            (Err(failure), Some(cause)) => Err(record::stopped(cause, failure, self.limit, &self.status)),
             (result, _) => result,
         }
     }

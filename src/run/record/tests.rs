@@ -115,6 +115,10 @@ fn a_run_that_failed_for_good_says_what_to_do() {
         Reason::ArchiveTruncated,
         Reason::DestinationMismatch,
         Reason::DestinationUnavailable,
+        Reason::OperatorRestarted,
+        Reason::OperatorShutdown,
+        Reason::ClusterUnavailable,
+        Reason::TargetNotReady,
     ] {
         assert!(!reason.way_out().is_empty(), "{reason}");
     }

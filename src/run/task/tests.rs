@@ -1,6 +1,7 @@
 //! The life of runs, on paused time, with an executor that does what the script says.
 
 mod counts;
+mod duty;
 mod leavings;
 mod peers;
 mod queue;
