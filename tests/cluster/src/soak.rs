@@ -56,6 +56,9 @@ impl Measure {
     }
 }
 
+/// From so many kills on it is no chance if none of them meets a run at work.
+const MANY_KILLS: u64 = 20;
+
 /// What came of it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -91,10 +94,13 @@ pub struct Outcome {
 }
 
 impl Outcome {
-    /// Nothing was lost, doubled, half or left behind, and something happened.
+    /// Nothing was lost, doubled, half or left behind; most ticks are backups, though replicas were killed; and where there
+    /// were many kills, some of them met a run.
     pub fn is_good(&self) -> bool {
         let bad = self.failed + self.lost + self.doubled + self.not_whole + self.left_behind;
-        bad == 0 && self.succeeded > 0 && self.runs + self.skipped == self.ticks
+        let most = self.succeeded > 0 && self.succeeded * 2 >= self.ticks;
+        let met = self.kills < MANY_KILLS || self.attempts_lost > 0;
+        bad == 0 && most && met && self.runs + self.skipped == self.ticks
     }
 
     /// For a person.
@@ -126,16 +132,19 @@ mod tests {
 
     #[test]
     fn nothing_may_be_lost_doubled_half_or_left() {
-        let good = Outcome { ticks: 5, runs: 4, skipped: 1, succeeded: 4, ..Outcome::default() };
+        let good =
+            Outcome { kills: 20, attempts_lost: 1, ticks: 5, runs: 4, skipped: 1, succeeded: 4, ..Outcome::default() };
         assert!(good.is_good());
         assert!(!Outcome::default().is_good(), "nothing happened");
-        let spoilers: [fn(&mut Outcome); 6] = [
+        let spoilers: [fn(&mut Outcome); 8] = [
             |o| o.lost = 1,
             |o| o.doubled = 1,
             |o| o.not_whole = 1,
             |o| o.left_behind = 1,
             |o| o.failed = 1,
             |o| o.skipped = 0,
+            |o| o.attempts_lost = 0,
+            |o| (o.succeeded, o.crash_loops) = (2, 2),
         ];
         for spoil in spoilers {
             let mut bad = good.clone();

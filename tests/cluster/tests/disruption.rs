@@ -8,6 +8,7 @@
 mod denied;
 mod installed;
 mod operator;
+mod process;
 #[path = "disruption/proxied.rs"]
 mod proxied;
 mod scene;
@@ -22,7 +23,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::Api;
 use kube::api::{ListParams, LogParams, Patch, PatchParams};
 use operator::{Operator, update};
-use scene::{BUSYBOX, Scene, TWO_LEASES, edit, kill_executor, kill_operator, operator_ready};
+use scene::{BUSYBOX, Scene, TWO_LEASES, edit, kill_executor, operator_ready};
 use serde_json::{Value, json};
 use tokio::sync::Mutex;
 use ubo::api::backup_job::BackupJob;
@@ -112,7 +113,7 @@ async fn a_crash_leaves_and_doubles_nothing_and_a_second_one_ends_the_run() -> R
     let _alone = STAGE.lock().await;
     let away = Away::brought_back().await?;
     let crashing = Crashing::begun().await?;
-    kill_operator(&away.scene.installed).await?;
+    process::crash(&away.scene.installed).await?;
     tokio::try_join!(away.is_taken_up_again(), crashing.are_tried_again())?;
     crashing.are_ended_by_the_next_crash().await?;
     away.is_claimed_once_when_it_is_forgotten().await?;

@@ -4,6 +4,7 @@
 //! A few minutes by itself; `cargo rig soak` plays it for as long as it is told to, and prints the result.
 
 mod installed;
+mod process;
 mod scene;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -12,6 +13,7 @@ use installed::until_for;
 use k8s_openapi::api::core::v1::Pod;
 use kube::Api;
 use kube::api::{DeleteParams, ListParams};
+use process::Process;
 use rig::soak::{Measure, Outcome};
 use scene::{BUSYBOX, Scene, edit, operator_pods, operator_ready};
 use serde_json::{Value, json};
@@ -55,8 +57,11 @@ async fn kills_lose_no_tick_and_double_none() -> Result<()> {
     scene.pod("box", BUSYBOX, |_| {}).await?;
     let jobs: Vec<Value> = names(measure.jobs)
         .iter()
-        .map(|name| {
-            scene.job(name, "head -c 300000 /dev/urandom; sleep 1", |job| {
+        .enumerate()
+        .map(|(number, name)| {
+            // Of every fifth one an upload in parts is under way, and left open by whoever dies.
+            let bytes = if number % 5 == 0 { 20_000_000 } else { 300_000 };
+            scene.job(name, &format!("head -c {bytes} /dev/urandom; sleep 1"), |job| {
                 edit(job, "spec.schedule", json!("* * * * *"));
                 edit(job, "spec.retry", json!({"limit": 5, "backoffSeconds": 1}));
                 edit(job, "spec.successfulRunsHistoryLimit", json!(1000));
@@ -86,20 +91,31 @@ async fn kills_lose_no_tick_and_double_none() -> Result<()> {
     scene.end().await
 }
 
-/// Kills a replica: of those that are not killed already, one in three in a way that the API server forgets it at once,
-/// while its process still lives for a moment.
+/// Kills a replica, in one of three ways: its process in the middle of what it does, as lack of memory would, with another
+/// one in the same pod a moment later; its pod, with a second to end in; its pod, which the API server forgets at once, while
+/// the process still lives for a moment.
 async fn kill_one(scene: &Scene, dice: &mut Dice) -> Result<()> {
-    let alive = |pod: &Pod| pod.metadata.deletion_timestamp.is_none();
-    let pods: Vec<Pod> = operator_pods(&scene.installed).await?.into_iter().filter(alive).collect();
-    let Some(pod) = pods.get(usize::try_from(dice.below(pods.len() as u64))?) else { return Ok(()) };
-    let name = pod.metadata.name.as_deref().context("a name")?;
-    let api: Api<Pod> = Api::namespaced(scene.installed.admin.clone(), "backup-system");
-    let grace = u32::from(dice.below(3) > 0);
-    match api.delete(name, &DeleteParams { grace_period_seconds: Some(grace), ..DeleteParams::default() }).await {
-        Ok(_) => Ok(()),
-        Err(kube::Error::Api(status)) if status.code == 404 => Ok(()), // gone by itself meanwhile
-        Err(error) => bail!(error),
-    }
+    let way = dice.below(3);
+    let lot = dice.below(u64::MAX);
+    until_for(SETTLED, "a replica to kill", || async {
+        let alive = |pod: &Pod| pod.metadata.deletion_timestamp.is_none() && process::container(pod).is_some();
+        let pods: Vec<Pod> = operator_pods(&scene.installed).await?.into_iter().filter(alive).collect();
+        let Some(which) = lot.checked_rem(pods.len() as u64) else { return Ok(None) };
+        let pod = &pods[usize::try_from(which)?];
+        if way == 2 {
+            let Some(process) = Process::of(pod)? else { return Ok(None) };
+            return process.kill().map(Some);
+        }
+        let name = pod.metadata.name.as_deref().context("a name")?;
+        let api: Api<Pod> = Api::namespaced(scene.installed.admin.clone(), "backup-system");
+        let grace = Some(u32::try_from(way)?);
+        match api.delete(name, &DeleteParams { grace_period_seconds: grace, ..DeleteParams::default() }).await {
+            Ok(_) => Ok(Some(())),
+            Err(kube::Error::Api(status)) if status.code == 404 => Ok(None), // gone by itself meanwhile
+            Err(error) => bail!(error),
+        }
+    })
+    .await
 }
 
 /// Suspends all jobs between two ticks, when the last one is handled, and waits until every run is over.

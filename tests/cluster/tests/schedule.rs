@@ -1,13 +1,14 @@
 //! The schedule on a real cluster: many jobs due at once with the operator killed in the middle, overlap, and the queue.
 
 mod installed;
+mod process;
 mod scene;
 
 use anyhow::{Context, Result, ensure};
 use chrono::{DateTime, TimeDelta, Timelike, Utc};
 use installed::{until, until_for};
 use kube::api::ListParams;
-use scene::{BUSYBOX, Scene, edit, kill_operator};
+use scene::{BUSYBOX, Scene, edit};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -93,7 +94,7 @@ async fn many_jobs_due_at_once_and_an_operator_killed_in_the_middle_lose_and_dou
         Ok((!api.list(&ListParams::default()).await?.items.is_empty()).then_some(()))
     })
     .await?;
-    kill_operator(&scene.installed).await?;
+    process::crash(&scene.installed).await?;
 
     let expected: BTreeSet<String> =
         (0..MANY).map(|number| format!("many-{number}-{}", tick.format("%Y%m%d-%H%M"))).collect();

@@ -2,7 +2,7 @@
 //! towards the operator's memory.
 
 mod installed;
-mod memory;
+mod process;
 mod scene;
 mod through;
 
@@ -28,7 +28,7 @@ async fn a_server_that_takes_one_megabyte_per_second_costs_patience_and_no_memor
     const SIZE: u64 = 200_000_000;
     const SLOWLY: u64 = 30_000_000;
     let (scene, digest) = with_data(SIZE).await?;
-    let operator = memory::operator(&scene.installed).await?;
+    let operator = process::operator(&scene.installed).await?;
     let idle = operator.begin()?;
     let proxy = Arc::new(proxy(&scene)?);
     proxy.limit(Some(1_000_000));

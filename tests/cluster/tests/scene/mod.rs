@@ -381,14 +381,6 @@ pub async fn operator_pods(installed: &Installed) -> Result<Vec<Pod>> {
     Ok(api.list(&ListParams::default().labels(OPERATOR_PODS)).await?.items)
 }
 
-/// Kills every replica of the operator as a crash would. Returns when their successors are ready.
-pub async fn kill_operator(installed: &Installed) -> Result<()> {
-    let pods = operator_pods(installed).await?;
-    ensure!(!pods.is_empty(), "no operator to kill");
-    let names: Vec<_> = pods.into_iter().filter_map(|pod| pod.metadata.name).collect();
-    kill_pods(installed, &names).await
-}
-
 /// Kills the replica that executes: the instance as a run's status names it.
 pub async fn kill_executor(installed: &Installed, instance: &str) -> Result<()> {
     let pods = operator_pods(installed).await?.into_iter().filter_map(|pod| pod.metadata.name);
