@@ -1,11 +1,14 @@
 //! What is installed: the committed output, the rights in it, and that every example holds.
 
+use clap::Parser;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::path::PathBuf;
+use std::time::Duration;
 use ubo::api::backup_job::BackupJob;
 use ubo::api::backup_run::BackupRun;
 use ubo::api::names::Namespace;
+use ubo::args::{Args, Command};
 use ubo::install;
 use ubo::validate::validate;
 
@@ -261,12 +264,19 @@ fn the_operator_runs_under_the_restricted_level() {
     assert_eq!(deployment["spec"]["strategy"]["rollingUpdate"], json!({"maxUnavailable": 0, "maxSurge": 1}));
     let budget = named(&objects, "PodDisruptionBudget", "operator");
     assert_eq!(budget["spec"]["minAvailable"], 1);
+    // Both are not Ready while a policy is missing: whoever drains a node then shall not wait for that.
+    assert_eq!(budget["spec"]["unhealthyPodEvictionPolicy"], "AlwaysAllow");
+    assert_eq!(named(&objects, "Service", "ubo-metrics")["spec"]["publishNotReadyAddresses"], true);
     assert_eq!(budget["spec"]["selector"], deployment["spec"]["selector"]);
     let pod = &deployment["spec"]["template"]["spec"];
     assert_eq!(pod["securityContext"]["runAsNonRoot"], true);
     assert_eq!(pod["securityContext"]["runAsUser"], 65532);
     assert_eq!(pod["securityContext"]["seccompProfile"]["type"], "RuntimeDefault");
-    assert_eq!(pod["terminationGracePeriodSeconds"], 600);
+    // What is still at work is cancelled half a minute before the pod's end, to clean up in.
+    let args = Args::try_parse_from(["ubo", "operator"]).unwrap();
+    let Command::Operator(args) = args.command else { panic!("{args:?}") };
+    let grace = Duration::from_secs(pod["terminationGracePeriodSeconds"].as_u64().unwrap());
+    assert!(args.shutdown_grace() + Duration::from_secs(30) <= grace, "{grace:?}");
     let container = &pod["containers"][0];
     assert_eq!(container["image"], install::DEFAULT_IMAGE);
     assert_eq!(container["args"], json!(["operator"]));

@@ -1,7 +1,7 @@
 //! **P** Which processes of the operator live: their Leases as they were listed, judged by the observer's own clock.
 //!
 //! A process is alive while its Lease is there and changes. One whose Lease has not changed for the Lease's own duration
-//! (60 s), since this process first saw it so, is dead.
+//! ([`super::Terms::EXECUTOR`]), since this process first saw it so, is dead.
 
 use super::Record;
 use std::collections::{BTreeSet, HashMap};

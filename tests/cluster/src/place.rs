@@ -6,7 +6,7 @@
 //!   parts/NAME.json           which process each part is
 //!   pki/ conf/                keys, certificates, kubeconfigs, settings
 //!   etcd/ kubelet/ containerd/ s3/ volumes/
-//! target/rig-2/               the same of a second cluster, which the run of all tests has beside it
+//! target/rig-2/ rig-3/        the same of further clusters, which the run of all tests has beside it
 //! ~/.cache/ubo-rig/           built Go programs and images, each below a hash of what it is made from
 //! ```
 
@@ -28,7 +28,7 @@ pub const S3_PORT: u16 = 7070;
 pub const BUCKET: &str = "my-bucket";
 
 /// So many clusters a checkout may have at once. What most tests wait for is time, and each cluster has its own.
-pub const CLUSTERS: u8 = 2;
+pub const CLUSTERS: u8 = 3;
 /// The variable that says which of them is meant: a test that restarts a part restarts that of its own cluster.
 pub const NUMBER: &str = "UBO_RIG_CLUSTER";
 
