@@ -221,6 +221,22 @@ fn an_encrypted_backup_is_read_by_age_itself_and_by_us_with_either_key() {
 }
 
 #[test]
+fn an_archive_has_as_many_recipients_as_can_be_read_again() {
+    let scene = Scene::new();
+    let uri = scene.uri();
+    let keys: Vec<String> = (0..17).map(|n| pair(&scene, &format!("{n}.key"))).collect();
+    let all = |count: usize| {
+        let recipients = keys[..count].iter().flat_map(|key| ["--recipient", key.as_str()]);
+        ["backup", "--from", "data", "--to", &uri].into_iter().chain(recipients).collect::<Vec<_>>()
+    };
+    let error = scene.error(2, &all(17));
+    assert!(error.contains("--recipient is given 17 times") && error.contains("at most 16"), "{error}");
+    scene.expect(0, &all(16));
+    scene.expect(0, &["restore", &uri, "--identity", "15.key", "--to", "restored"]);
+    assert_eq!(listing(&scene.at("data")), listing(&scene.at("restored")));
+}
+
+#[test]
 fn an_upload_is_slowed_down_and_whole() {
     let scene = Scene::new();
     let uri = scene.uri();

@@ -144,6 +144,9 @@ const ENCRYPTION_RULES: &[(&str, &str)] = &[
     ),
 ];
 
+/// Recipients of one archive. Each adds some 100 bytes to its header, of which 4 KiB are read when it is decrypted.
+pub const RECIPIENTS_LIMIT: usize = 16;
+
 /// Encryption of archives, with age.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
@@ -152,7 +155,7 @@ pub struct EncryptionSpec {
     /// age public keys; the holder of any of their private keys can read the archive. Default: none, no encryption.
     /// Example: `["age1ql3z7hjy54pw3hyww5ayyfg7zqgvc7w3j2elw8zmrj2kg5sfn9aqmcac8p"]`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 16), inner(length(min = 1, max = 128)))]
+    #[schemars(length(max = RECIPIENTS_LIMIT), inner(length(min = 1, max = 128)))]
     pub recipients: Vec<String>,
     /// Name of a Secret in the BackupJob's namespace with an age private key; only if verification and restores on demand
     /// shall decrypt. Default: none. Example: `backup-identity`.

@@ -8,6 +8,7 @@ use crate::error::{Failure, Reason};
 use crate::repository::manifest::pods::shown_names;
 use crate::run::AttemptId;
 use crate::run::backup::{Member, back_up, back_up_each};
+use crate::run::cancel::Cancel;
 use crate::run::ports::{Executor, Prepared};
 use crate::run::recover::recover;
 use crate::run::report::{Plan, Progress, Recovered, Report};
@@ -22,7 +23,6 @@ use kube::Client;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use tokio_util::sync::CancellationToken;
 
 /// Executes attempts by exec into the target.
 pub(super) struct ExecExecutor {
@@ -144,7 +144,7 @@ impl Prepared for ExecAttempt {
         id: AttemptId,
         waited: bool,
         progress: Arc<Progress>,
-        cancel: CancellationToken,
+        cancel: Cancel,
     ) -> Result<Report, Failure> {
         let Self { tenants, account, pods, job, destination, hidden, clock } = *self;
         let plan = Plan {

@@ -4,6 +4,7 @@ use super::progress::{Meter, human_size};
 use super::schedule::Format;
 use super::{DestinationArgs, GOOD, INCOMPLETE, cancel_on_signal, open, print, print_json};
 use crate::api::names::{JobRef, ObjectKey, RunName, Uid};
+use crate::api::settings::RECIPIENTS_LIMIT;
 use crate::archive::encrypt::Recipient;
 use crate::args::Environment;
 use crate::clock::Clock;
@@ -152,6 +153,14 @@ fn show(args: &BackupArgs, address: &Address, run: &RunName, report: &Report) ->
 
 /// Who can read it. Not read by clap, whose message repeats what it does not understand: that may be a private key.
 fn recipients(args: &BackupArgs) -> Result<Vec<Recipient>, Failure> {
+    let said = args.recipients.len();
+    if said > RECIPIENTS_LIMIT {
+        let message = format!(
+            "--recipient is given {said} times, and an archive has at most {RECIPIENTS_LIMIT} recipients: let several people \
+             share a key"
+        );
+        return Err(Failure::new(Reason::InvalidSpec, message));
+    }
     let read = |text: &String| {
         Recipient::parse(text).map_err(|why| Failure::new(Reason::InvalidSpec, format!("--recipient: {why}")))
     };

@@ -21,6 +21,7 @@ use crate::destination::address::Address;
 use crate::destination::build::build;
 use crate::error::{Failure, Reason};
 use crate::repository::catalog::{self, Archive};
+use crate::run::cancel::Cancel;
 use crate::telemetry::init_logging;
 use crate::validate::quantity_in_bytes;
 use schedule::Format;
@@ -29,7 +30,6 @@ use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::sync::Arc;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio_util::sync::CancellationToken;
 
 /// Everything is there.
 pub const GOOD: u8 = 0;
@@ -194,9 +194,9 @@ async fn archives(destination: &dyn Destination) -> Result<Vec<Archive>, Failure
 }
 
 /// Cancelled by the first Ctrl-C or SIGTERM; the second one ends the process at once.
-fn cancel_on_signal() -> CancellationToken {
-    let cancel = CancellationToken::new();
-    let token = cancel.clone();
+fn cancel_on_signal() -> Cancel {
+    let cancel = Cancel::default();
+    let asked = cancel.clone();
     tokio::spawn(async move {
         let (Ok(mut interrupt), Ok(mut terminate)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
         else {
@@ -211,7 +211,7 @@ fn cancel_on_signal() -> CancellationToken {
                 std::process::exit(code);
             }
             eprintln!("ending and tidying up; once more to end at once");
-            token.cancel();
+            asked.request(Reason::CancelRequested);
         }
     });
     cancel

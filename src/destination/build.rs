@@ -14,6 +14,7 @@ use super::uploads::Uploads;
 use super::volume::Volume;
 use crate::clock::Clock;
 use crate::error::{Failure, Reason};
+use crate::validate::word;
 use opendal::Operator;
 use opendal::services::S3;
 use reqsign_aws_v4::Credential;
@@ -122,6 +123,16 @@ impl<'a> Settings<'a> {
             .filter(|value| !value.is_empty())
             .or_else(|| self.secret(key))
     }
+
+    /// It becomes a part of the server's name, which must not be another one for what stands in a Secret.
+    fn region(&self) -> Result<&'a str, Failure> {
+        let region = self.setting("region", "AWS_REGION").unwrap_or(DEFAULT_REGION);
+        match word(region) {
+            None => Ok(region),
+            // Never the value: whoever mixes up the keys of a Secret has put another one's here.
+            Some(wrong) => Err(misconfigured(format!("the region (AWS_REGION, or the option `region`) {wrong}"))),
+        }
+    }
 }
 
 fn s3(
@@ -137,7 +148,7 @@ fn s3(
         session_token: settings.secret("AWS_SESSION_TOKEN").map(Into::into),
         expires_in: None,
     });
-    let region = settings.setting("region", "AWS_REGION").unwrap_or(DEFAULT_REGION);
+    let region = settings.region()?;
     let mut service = S3::default()
         .bucket(bucket)
         .root(&format!("/{prefix}"))
@@ -291,6 +302,21 @@ mod tests {
             assert_eq!(failure.reason, Reason::InvalidSpec);
             assert!(!failure.message.contains("hunter2"));
         }
+    }
+
+    #[test]
+    fn a_region_is_one_word_wherever_it_stands() {
+        for region in ["x.example.org/", "eu-west-1.example.org:8080/#", "a b", "hunter2@host", &"r".repeat(65)] {
+            let keys = [KEYS, &[("AWS_REGION", region)]].concat();
+            for failure in [s3_failure(&[], &keys), s3_failure(&[("region", region)], KEYS)] {
+                let failure = failure.unwrap();
+                assert_eq!(failure.reason, Reason::InvalidSpec);
+                assert!(failure.message.contains("AWS_REGION") && !failure.message.contains(region), "{failure}");
+            }
+        }
+        assert_eq!(s3_failure(&[], &[KEYS, &[("AWS_REGION", "eu-central-1\n")]].concat()), None);
+        // The option goes first.
+        assert_eq!(s3_failure(&[("region", "auto")], &[KEYS, &[("AWS_REGION", "a b")]].concat()), None);
     }
 
     #[test]

@@ -27,7 +27,7 @@
 
 use super::egress::Egress;
 use super::resolver::forbidden;
-use super::transport::{Transport, Watch};
+use super::transport::{ENDLESS, Transport, Watch};
 use super::uploads::Uploads;
 use super::{Capability, Destination, ObjectInfo, PART_SIZE, Put, Staged, Stored};
 use crate::api::names::ObjectKey;
@@ -146,14 +146,29 @@ impl ObjectStore {
         Failure::new(reason, format!("{doing} {what}{}: {why}", self.name))
     }
 
-    /// Reads an object again and says what it is.
-    async fn read_back(&self, key: &ObjectKey) -> Result<Tally, Failure> {
+    /// Reads an object again, but no more than `size` bytes and a piece, and says what it is.
+    async fn read_back(&self, key: &ObjectKey, size: u64) -> Result<Tally, Failure> {
         let mut stream = self.read(key, None).await?;
         let mut tally = Tally::default();
-        while let Some(bytes) = stream.try_next().await? {
+        while tally.size() <= size
+            && let Some(bytes) = stream.try_next().await?
+        {
             tally.add(&bytes);
         }
         Ok(tally)
+    }
+
+    /// Whether an object is this; it is read only as far as that is so.
+    async fn holds(&self, key: &ObjectKey, content: &[u8]) -> Result<bool, Failure> {
+        let mut stream = self.read(key, None).await?;
+        let mut left = content;
+        while let Some(piece) = stream.try_next().await? {
+            match left.strip_prefix(&piece[..]) {
+                Some(rest) => left = rest,
+                None => return Ok(false),
+            }
+        }
+        Ok(left.is_empty())
     }
 }
 
@@ -200,9 +215,7 @@ impl Destination for ObjectStore {
             Ok(_) => Ok(Stored::Written),
             Err(e) if when == Put::IfAbsent && e.kind() == ErrorKind::ConditionNotMatch => {
                 // What is there may be our own: the answer to the first try was lost, and the second one came too late.
-                let there = self.documents.read(key.as_str()).await;
-                let there = there.map_err(|e| self.failure(&e, "reading", key.as_str()))?;
-                Ok(if there.to_bytes() == content { Stored::Written } else { Stored::AlreadyThere })
+                Ok(if self.holds(key, &content).await? { Stored::Written } else { Stored::AlreadyThere })
             }
             // A server without conditional writes. The folder is one attempt's own, so that looking first is as good there.
             Err(e) if when == Put::IfAbsent && named(&e, "NotImplemented") => match self.stat(key).await? {
@@ -332,7 +345,7 @@ impl Upload {
             ));
         }
         if !answered || watch.is_none_or(Watch::unchecked) {
-            let back = self.store.read_back(&self.key).await?.measure();
+            let back = self.store.read_back(&self.key, self.tally.size()).await?.measure();
             if back != self.tally.measure() {
                 return Err(mismatch(&self.key, &self.store.name, "it reads back differently"));
             }
@@ -423,6 +436,9 @@ fn explain(error: &opendal::Error, mismatch: bool) -> (Reason, String) {
                 "the clock here and the server's differ too much{shown}. Set the clock of this node, or of the server"
             )
         }
+        _ if error.message() == ENDLESS => {
+            "the server's answer is longer than any of S3, and was not read to its end. Check that the endpoint is an S3 server".into()
+        }
         _ => match cause(error) {
             Some(cause) => format!("the server cannot be reached: {cause}. Check the endpoint and the network"),
             None => format!("the server did not do it{shown}; it was tried several times"),
@@ -467,6 +483,8 @@ mod tests {
         assert_eq!(of(ErrorKind::Unexpected, "code: \"BadDigest\""), Reason::DestinationMismatch);
         assert_eq!(of(ErrorKind::Unexpected, "code: \"SlowDown\""), Reason::DestinationUnavailable);
         assert_eq!(of(ErrorKind::RateLimited, ""), Reason::DestinationUnavailable);
+        let (reason, why) = explain(&opendal::Error::new(ErrorKind::Unexpected, ENDLESS), false);
+        assert!(reason == Reason::DestinationUnavailable && why.contains("Check that the endpoint is an S3"), "{why}");
         // Some servers send it with status 403.
         let skewed = opendal::Error::new(ErrorKind::PermissionDenied, "code: \"RequestTimeTooSkewed\"");
         let (reason, why) = explain(&skewed, false);

@@ -12,9 +12,14 @@
 //! know it says nothing. One silent answer is enough: [`Watch::unchecked`] is set, and whatever was uploaded is read back
 //! before it counts. One answer with another checksum is enough to believe nothing any more ([`Watch::mismatch`]): the
 //! request fails, and so does every commit after it.
+//!
+//! # Answers without end
+//! Whoever writes a BackupJob chooses the server, and everything that it answers but an object's bytes is taken into memory,
+//! here or in OpenDAL. So no such answer is read beyond [`ANSWER_LIMIT`].
 
 use super::egress::{Egress, Forbidden};
 use super::resolver::{check_url, forbidden};
+use futures::StreamExt;
 use opendal::{Buffer, Error, ErrorKind, HttpBody, HttpTransport, Result};
 use opendal_http_transport_reqwest::ReqwestTransport;
 use rand::RngExt;
@@ -34,6 +39,10 @@ const FIRST_PAUSE: Duration = Duration::from_millis(500);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 /// Longest time for all tries of one request: its signature is refused after 15 minutes.
 const SIGNATURE_LIMIT: Duration = Duration::from_mins(14);
+/// Longest answer, in bytes, of anything but an object: a list of 1,000 keys of 1 KiB, of which each byte is written as three.
+const ANSWER_LIMIT: u64 = 4 * 1024 * 1024;
+/// The error about a longer one.
+pub(super) const ENDLESS: &str = "an answer longer than any of S3";
 /// Longest time for one request with its answer: 8 MiB at 30 KiB/s. S3 may take minutes to complete a large upload.
 const REQUEST_LIMIT: Duration = Duration::from_mins(5);
 
@@ -84,6 +93,8 @@ impl<T: HttpTransport> Transport<T> {
     /// One try. An answer is kept in memory where it will be judged here: those of uploads have a few hundred bytes.
     async fn attempt(&self, request: http::Request<Buffer>) -> Result<http::Response<HttpBody>> {
         let sent = request.headers().get(CHECKSUM_HEADER).cloned();
+        // A list is asked for in the query.
+        let for_object = request.method() == http::Method::GET && request.uri().query().is_none();
         self.look_at(request.uri())?;
         // A name that turned out to be at a refused address is refused: asking again would only ask for another answer.
         let refused = |error: Error| if forbidden(&error).is_some() { error.set_persistent() } else { error };
@@ -102,7 +113,7 @@ impl<T: HttpTransport> Transport<T> {
                 None => self.watch.unchecked.store(true, Ordering::Relaxed),
             }
         }
-        Ok(response)
+        Ok(if for_object && status.is_success() { response } else { response.map(limited) })
     }
 
     /// Refuses an address in the request itself; names are looked at by the client's resolver.
@@ -167,6 +178,19 @@ impl<T: HttpTransport> Transport<T> {
     }
 }
 
+/// The same body, which fails where it is longer than [`ANSWER_LIMIT`].
+fn limited(body: HttpBody) -> HttpBody {
+    let mut left = ANSWER_LIMIT;
+    body.map_inner(|pieces| {
+        Box::new(pieces.map(move |piece| {
+            let piece = piece?;
+            let size = piece.len() as u64;
+            left = left.checked_sub(size).ok_or_else(|| Error::new(ErrorKind::Unexpected, ENDLESS).set_persistent())?;
+            Ok(piece)
+        }))
+    })
+}
+
 /// Doubled each time, and between half and all of that, so that many runs do not come back at the same moment.
 fn pause_before(tries: u32) -> Duration {
     let full = FIRST_PAUSE.saturating_mul(1 << tries.min(16)).min(LONGEST_PAUSE);
@@ -181,7 +205,8 @@ fn may_pass(status: http::StatusCode) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::atomic::AtomicU32;
+    use opendal::raw::oio::ReadStream as _;
+    use std::sync::atomic::{AtomicU32, AtomicU64};
 
     /// Gives one answer for ever, and counts.
     struct Always(u16, Arc<AtomicU32>);
@@ -228,6 +253,60 @@ mod tests {
         let Err(error) = transport.fetch(request).await else { panic!("it was asked") };
         assert!(forbidden(&error).is_some() && !error.is_temporary(), "{error:?}");
         assert_eq!(tries.load(Ordering::Relaxed), 0);
+    }
+
+    /// Answers everything with this status and, as it were, bytes for ever; counts them.
+    struct Endless(u16, Arc<AtomicU64>);
+
+    impl HttpTransport for Endless {
+        async fn fetch(&self, _: http::Request<Buffer>) -> Result<http::Response<HttpBody>> {
+            let sent = Arc::clone(&self.1);
+            let pieces = futures::stream::repeat_with(move || {
+                sent.fetch_add(64 * 1024, Ordering::Relaxed);
+                Ok(Buffer::from(vec![b'x'; 64 * 1024]))
+            });
+            let mut response = http::Response::new(HttpBody::new(pieces.take(1024), None));
+            *response.status_mut() = http::StatusCode::from_u16(self.0).expect("a status");
+            Ok(response)
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_without_end_is_not_taken_into_memory() {
+        let limited = async |status, retry, method: http::Method, uri| {
+            let sent = Arc::new(AtomicU64::new(0));
+            let (egress, watch) = (Arc::new(Egress::unrestricted()), Arc::new(Watch::default()));
+            let transport = Transport { inner: Endless(status, Arc::clone(&sent)), egress, watch, retry };
+            let request = http::Request::builder().method(&method).uri(uri).body(Buffer::new()).expect("a request");
+            let read = async {
+                let mut body = transport.fetch(request).await?.into_body();
+                // As much as there is, but not for ever.
+                while !body.read().await?.is_empty() && sent.load(Ordering::Relaxed) < 4 * ANSWER_LIMIT {}
+                Ok::<_, Error>(())
+            };
+            match read.await {
+                Ok(()) => false,
+                Err(error) => {
+                    assert!(error.message() == ENDLESS && !error.is_temporary(), "{method} {uri}: {error:?}");
+                    assert!(sent.load(Ordering::Relaxed) < 2 * ANSWER_LIMIT, "{method} {uri}: asked again");
+                    true
+                }
+            }
+        };
+        let (object, list) = ("http://s3.example/b/o", "http://s3.example/b?list-type=2&prefix=x");
+        for (status, retry, method, uri) in [
+            (200, true, http::Method::PUT, "http://s3.example/b/o?partNumber=1&uploadId=x"),
+            (200, true, http::Method::PUT, object),
+            (200, true, http::Method::POST, "http://s3.example/b/o?uploads"),
+            (503, true, http::Method::PUT, object),
+            (200, false, http::Method::GET, list),
+            (404, false, http::Method::GET, object),
+            (204, false, http::Method::DELETE, object),
+        ] {
+            assert!(limited(status, retry, method.clone(), uri).await, "{status} to {method} {uri}");
+        }
+        assert!(!limited(200, false, http::Method::GET, object).await, "an object may be as long as it is");
+        assert!(!limited(206, false, http::Method::GET, object).await, "and so may a part of one");
     }
 
     #[test]

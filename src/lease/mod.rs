@@ -42,7 +42,8 @@ impl Terms {
     pub const SCHEDULING: Self =
         Self { lasts: Duration::from_secs(15), renew_within: Duration::from_secs(10), retry: Duration::from_secs(2) };
     /// Of an executor (`product.md` section 7: dead after 60 s). One that cannot renew for 40 s cancels its runs, which
-    /// leaves them 20 s to clean up in before anybody calls it dead.
+    /// leaves them 20 s before anybody calls it dead: half to finish what is nearly a backup, half to clean up
+    /// (`run::backup::LOST_GRACE`).
     pub const EXECUTOR: Self =
         Self { lasts: Duration::from_mins(1), renew_within: Duration::from_secs(40), retry: Duration::from_secs(5) };
 

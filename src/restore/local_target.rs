@@ -5,7 +5,7 @@
 //! of a path is opened from the folder above it without following links, so that no archive, however made, writes outside
 //! the folder. As root owners are restored (by number), set-user-ID bits with them; otherwise both are left out. Folders get
 //! their mode and time when everything in them is there. Devices, fifos and sockets are not made; that is a problem that is
-//! told, and makes the restore incomplete.
+//! told, and makes the restore incomplete. Zeros are not written: the image of a disk takes no more room than it did.
 //!
 //! # To standard output
 //! The raw bytes as they are: `| psql`, `| tar x`. They have been passed on before the last digest is known; a caller who
@@ -20,7 +20,7 @@ use rustix::io::Errno;
 use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -29,6 +29,8 @@ use std::path::{Path, PathBuf};
 pub const DUMP: &str = "dump";
 /// Bytes that are copied at once.
 const PIECE: usize = 128 * 1024;
+/// A file's piece that becomes a hole where it is all zeros.
+const HOLE: usize = 64 * 1024;
 
 /// Standard output, or anything that takes bytes.
 pub struct StreamTarget<W> {
@@ -146,6 +148,25 @@ fn copy(from: &mut dyn Read, to: &mut dyn Write, unwritable: &dyn Fn(&io::Error)
         };
         to.write_all(&piece[..read]).map_err(|e| unwritable(&e))?;
         bytes += read as u64;
+    }
+}
+
+/// The same into a new file, with holes where there is nothing but zeros.
+fn fill(from: &mut dyn Read, to: &mut File, unwritable: &dyn Fn(&io::Error) -> Failure) -> Result<u64, Failure> {
+    let mut piece = Vec::with_capacity(HOLE);
+    let mut bytes = 0;
+    loop {
+        piece.clear();
+        let read = (&mut *from).take(HOLE as u64).read_to_end(&mut piece).map_err(|e| failure_of(e, "reading"))?;
+        if read == 0 {
+            // A hole at the end is one only when the file is said to be so long.
+            to.set_len(bytes).map_err(|e| unwritable(&e))?;
+            return Ok(bytes);
+        }
+        bytes += read as u64;
+        let is_hole = piece.iter().all(|byte| *byte == 0);
+        let done = if is_hole { to.seek(SeekFrom::Start(bytes)).map(drop) } else { to.write_all(&piece) };
+        done.map_err(|e| unwritable(&e))?;
     }
 }
 
@@ -313,7 +334,7 @@ impl Unpack<'_> {
                 return Ok(());
             }
         };
-        self.written.bytes += copy(content, &mut file, &unwritable)?;
+        self.written.bytes += fill(content, &mut file, &unwritable)?;
         self.written.entries += 1;
         self.set(&file, attributes, &shown);
         Ok(())
@@ -388,7 +409,8 @@ fn attributes(entry: &mut tar::Entry<'_, &mut dyn Read>) -> io::Result<Attribute
         mode: header.mode()?,
         uid: id(header.uid()?)?,
         gid: id(header.gid()?)?,
-        mtime: Timespec { tv_sec: i64::try_from(header.mtime()?).unwrap_or(i64::MAX), tv_nsec: 0 },
+        // Before 1970 GNU tar writes the two's complement.
+        mtime: Timespec { tv_sec: header.mtime()?.cast_signed(), tv_nsec: 0 },
     };
     let Some(records) = entry.pax_extensions()? else { return Ok(attributes) };
     for record in records {

@@ -34,6 +34,12 @@
 //! `Succeeded`. The future itself may be dropped at any moment; then nothing is removed here (nobody is left to do it), and
 //! the folder has no manifest.
 //!
+//! # When the run may be another's
+//! A process that was cut off ([`Cancel::lost`]) is called dead by others, who look at the folder
+//! ([`super::recover`]): what they find whole is a backup, and the run has `Succeeded`; what they do not is cleared away.
+//! So from the put of the manifest on nothing is removed any more by the one that was cut off: the folder is left to them.
+//! And whatever it still does ends before they look, see [`LOST_GRACE`].
+//!
 //! # What is left
 //! After an error or a cancel, in [`CLEANUP_LIMIT`]: the source is told to end and awaited, uploads are aborted, and what
 //! was written is removed, the manifest first: where that cannot be removed, everything that it names stays
@@ -44,8 +50,9 @@
 //! An object is closed at [`SEGMENT_SIZE`] and the next one begun. All of one source are committed at its end, in order.
 //! Until then each upload keeps its last part in memory, so there should be few of them.
 
+use super::cancel::Cancel;
 use super::record::WAIT_PAUSE;
-use super::removal::{remove, shown};
+use super::removal::{AT_ONCE, remove, shown};
 use super::report::{Ownership, Plan, Progress, Report};
 use crate::api::names::ObjectKey;
 use crate::archive::encrypt::encrypt;
@@ -58,6 +65,7 @@ use crate::repository::manifest::{self, Manifest, Object, Outcome, Shrunk};
 use crate::source::{Completion, Source};
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
+use futures::{StreamExt, TryStreamExt};
 use part::{Broken, Captured, Part};
 use std::collections::BTreeSet;
 use std::sync::atomic::Ordering;
@@ -83,6 +91,11 @@ pub const SEGMENT_SIZE: u64 = SEGMENT_PARTS * PART_SIZE as u64;
 pub const COMMIT_GRACE: Duration = Duration::from_secs(30);
 /// For ending the source and removing what was written.
 pub const CLEANUP_LIMIT: Duration = Duration::from_mins(1);
+/// The same two, each, where the run may be another's: together the 20 s that others still wait then
+/// (`lease::Terms::EXECUTOR`). A manifest that were written when they have looked would name what they have removed. Its
+/// put is dropped after the first half at the latest, so that one on its way has the second half to arrive. One that was
+/// not begun has the second half for cleaning up; what stays, they clear away.
+pub const LOST_GRACE: Duration = Duration::from_secs(10);
 /// For ending one pod's source and aborting its uploads before the next pod's turn.
 const POD_CLEANUP_LIMIT: Duration = Duration::from_secs(30);
 /// Part of the command's words that is kept, in bytes.
@@ -113,7 +126,7 @@ pub async fn back_up(
     destination: &dyn Destination,
     clock: &dyn Clock,
     progress: &Progress,
-    cancel: &CancellationToken,
+    cancel: &Cancel,
 ) -> Result<Report, Failure> {
     carry_out(plan, Sources::One(source), destination, clock, progress, cancel, SEGMENT_SIZE).await
 }
@@ -127,7 +140,7 @@ pub async fn back_up_each(
     destination: &dyn Destination,
     clock: &dyn Clock,
     progress: &Progress,
-    cancel: &CancellationToken,
+    cancel: &Cancel,
 ) -> Result<Report, Failure> {
     carry_out(plan, Sources::Each(pods), destination, clock, progress, cancel, SEGMENT_SIZE).await
 }
@@ -138,11 +151,11 @@ pub(crate) async fn carry_out(
     destination: &dyn Destination,
     clock: &dyn Clock,
     progress: &Progress,
-    cancel: &CancellationToken,
+    cancel: &Cancel,
     segment_size: u64,
 ) -> Result<Report, Failure> {
     // Ends the source whenever this future ends, for whatever reason.
-    let stop = cancel.child_token();
+    let stop = cancel.token().child_token();
     let _ends_source = stop.clone().drop_guard();
     let mut attempt = Attempt {
         plan,
@@ -158,6 +171,7 @@ pub(crate) async fn carry_out(
         ownership: Ownership::Ours,
         warnings: Vec::new(),
         written: Vec::new(),
+        whole: false,
         stays: Vec::new(),
         part: None,
     };
@@ -176,27 +190,36 @@ fn cancelled() -> Failure {
 }
 
 /// Work that a cancel ends at once.
-async fn unless_cancelled<T>(cancel: &CancellationToken, work: impl Future<Output = T>) -> Result<T, Failure> {
+async fn unless_cancelled<T>(cancel: &Cancel, work: impl Future<Output = T>) -> Result<T, Failure> {
     tokio::select! {
         biased;
-        () = cancel.cancelled() => Err(cancelled()),
+        _ = cancel.requested() => Err(cancelled()),
         done = work => Ok(done),
     }
 }
 
 /// Work that goes on for a while after a cancel.
-async fn within_grace<T>(
-    cancel: &CancellationToken,
-    work: impl Future<Output = Result<T, Failure>>,
-) -> Result<T, Failure> {
+async fn within_grace<T>(cancel: &Cancel, work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
     let too_late = async {
-        cancel.cancelled().await;
-        tokio::time::sleep(COMMIT_GRACE).await;
+        cancel.requested().await;
+        over(cancel, COMMIT_GRACE).await;
     };
     tokio::select! {
         biased;
         done = work => done,
         () = too_late => Err(cancelled()),
+    }
+}
+
+/// Waits until `limit` is over, or [`LOST_GRACE`] where the run may be another's.
+async fn over(cancel: &Cancel, limit: Duration) {
+    let lost = async {
+        cancel.lost().await;
+        tokio::time::sleep(LOST_GRACE).await;
+    };
+    tokio::select! {
+        () = tokio::time::sleep(limit) => {}
+        () = lost => {}
     }
 }
 
@@ -206,7 +229,7 @@ struct Attempt<'a> {
     destination: &'a dyn Destination,
     progress: &'a Progress,
     clock: &'a dyn Clock,
-    cancel: &'a CancellationToken,
+    cancel: &'a Cancel,
     /// Ends whatever source is open.
     stop: CancellationToken,
     folder: ObjectKey,
@@ -218,6 +241,8 @@ struct Attempt<'a> {
     warnings: Vec<String>,
     /// Keys that may be there, in the order of writing.
     written: Vec<ObjectKey>,
+    /// The put of the manifest has begun, and nothing that it names was seen to be missing: who looks may find it whole.
+    whole: bool,
     /// What could not be thrown away of pods that are missing.
     stays: Vec<String>,
     /// What is at work.
@@ -275,7 +300,7 @@ impl<'a> Attempt<'a> {
                 warnings -= kept.warnings.len();
             }
         }
-        if cancel.is_cancelled() {
+        if cancel.cause().is_some() {
             return Err(cancelled());
         }
         let published = async {
@@ -373,13 +398,23 @@ impl<'a> Attempt<'a> {
     /// Writes the manifest, and takes the last look: everything that it names is there, as long as it says.
     async fn publish(&mut self, manifest: &Manifest) -> Result<Report, Failure> {
         self.store_manifest(manifest).await?;
-        for object in manifest.objects() {
-            let key = self.folder.join(&object.name)?;
-            let there = self.destination.stat(&key).await?.map(|info| info.size);
-            if there != Some(object.size) {
-                return Err(wrong_size(&key, object.size, there));
+        let (destination, folder) = (self.destination, &self.folder);
+        let look = |object: &Object| {
+            let (name, size) = (object.name.clone(), object.size);
+            async move {
+                let key = folder.join(&name)?;
+                let there = destination.stat(&key).await?.map(|info| info.size);
+                Ok::<_, Failure>((there != Some(size)).then(|| wrong_size(&key, size, there)))
+            }
+        };
+        let mut looks = futures::stream::iter(manifest.objects().map(look)).buffer_unordered(AT_ONCE);
+        while let Some(wrong) = looks.try_next().await? {
+            if let Some(wrong) = wrong {
+                self.whole = false;
+                return Err(wrong);
             }
         }
+        drop(looks);
         Ok(Report::of(&self.folder, manifest, self.ownership.clone()))
     }
 
@@ -405,6 +440,7 @@ impl<'a> Attempt<'a> {
         let key = self.folder.join(layout::MANIFEST)?;
         let bytes = manifest::to_bytes(manifest)?;
         self.written.push(key.clone());
+        self.whole = true;
         if self.destination.put(&key, bytes.clone(), Put::IfAbsent).await? == Stored::AlreadyThere {
             // Not ours, and neither is what it names: nothing of it is removed.
             self.written.clear();
@@ -428,21 +464,32 @@ impl<'a> Attempt<'a> {
         }
     }
 
-    /// Ends the source, throws away what was staged, removes what was written. Gives the failure, with what had to stay.
+    /// Ends the source, throws away what was staged, removes what was written, unless others may have found it whole. Gives
+    /// the failure, with what had to stay.
     async fn clean_up(mut self, failure: Failure) -> Failure {
         self.stop.cancel();
         let mut stays = std::mem::take(&mut self.stays);
         let mut left: BTreeSet<ObjectKey> = std::mem::take(&mut self.written).into_iter().collect();
         let mut unfinished = true;
-        let done = timeout(CLEANUP_LIMIT, async {
+        let (cancel, whole) = (self.cancel, self.whole);
+        let done = async {
             if let Some(part) = &mut self.part {
                 part.give_up(&mut stays).await;
             }
             unfinished = false;
-            // What could not be removed is in `left`.
-            let _ = remove(self.destination, &mut left).await;
-        });
-        if done.await.is_err() {
+            tokio::select! {
+                biased;
+                () = cancel.lost(), if whole => {}
+                // What could not be removed is in `left`.
+                _ = remove(self.destination, &mut left) => {}
+            }
+        };
+        let in_time = tokio::select! {
+            biased;
+            () = done => true,
+            () = over(cancel, CLEANUP_LIMIT) => false,
+        };
+        if !in_time {
             tracing::warn!(folder = %self.folder, objects = left.len(), "a failed attempt was not cleaned up in time");
         }
         stays.extend(shown(&self.folder, &left));

@@ -9,14 +9,25 @@ use tokio_util::sync::CancellationToken;
 pub struct Cancel {
     token: CancellationToken,
     cause: Arc<OnceLock<Reason>>,
+    lost: CancellationToken,
 }
 
 impl Cancel {
-    /// Asks for a stop because of `cause` ([`Reason::CancelRequested`], [`Reason::Deleted`] or
-    /// [`Reason::OperatorShutdown`]).
+    /// Asks for a stop because of `cause`: what somebody wants ([`Reason::CancelRequested`], [`Reason::Deleted`],
+    /// [`Reason::OperatorShutdown`], …), or that the run may be another process' ([`Self::lost`]).
     pub fn request(&self, cause: Reason) {
         let _ = self.cause.set(cause); // a second cause changes nothing
+        if matches!(cause, Reason::ClusterUnavailable | Reason::OperatorRestarted) {
+            self.lost.cancel();
+        }
         self.token.cancel();
+    }
+
+    /// Resolves when the run may be another process' from now on: this one was cut off
+    /// ([`Reason::ClusterUnavailable`]), or has been told ([`Reason::OperatorRestarted`]). Also where something else had
+    /// asked for a stop before.
+    pub async fn lost(&self) {
+        self.lost.cancelled().await;
     }
 
     /// Why, once asked.

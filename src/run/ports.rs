@@ -1,5 +1,6 @@
 //! **T** What running needs of the outside world, as traits: `app` supplies them.
 
+use super::cancel::Cancel;
 use super::report::{Progress, Recovered, Report};
 use super::{AttemptId, Phase};
 use crate::api::backup_job::{BackupJob, BackupJobStatus};
@@ -11,7 +12,6 @@ use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use tokio_util::sync::CancellationToken;
 
 /// One BackupRun object, for good: another one of the same name has another UID.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -142,7 +142,7 @@ pub trait Prepared: Send {
         id: AttemptId,
         waited: bool,
         progress: Arc<Progress>,
-        cancel: CancellationToken,
+        cancel: Cancel,
     ) -> Result<Report, Failure>;
 }
 

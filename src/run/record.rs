@@ -162,6 +162,12 @@ pub fn to_clear(status: &BackupRunStatus) -> Vec<u32> {
     left.filter(|number| !waiting || next.saturating_sub(*number).is_power_of_two()).collect()
 }
 
+/// Whether an attempt ended because its process was cut off.
+pub fn was_cut_off(status: &BackupRunStatus, number: u32) -> bool {
+    let cut_off = Reason::ClusterUnavailable.as_str();
+    status.attempts.iter().any(|attempt| attempt.number == number && attempt.reason.as_deref() == Some(cut_off))
+}
+
 /// What stays of an attempt, after it was tried to be removed once more.
 pub fn note_left(status: &mut BackupRunStatus, number: u32, left: Option<&str>) {
     if let Some(attempt) = status.attempts.iter_mut().find(|attempt| attempt.number == number) {

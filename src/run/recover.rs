@@ -17,15 +17,19 @@ use super::removal::remove;
 use super::report::{Ownership, Recovered, Report};
 use crate::api::names::ObjectKey;
 use crate::destination::{Destination, ObjectInfo};
-use crate::error::Failure;
+use crate::error::{Failure, Reason};
 use crate::repository::catalog::read_document;
 use crate::repository::layout;
-use crate::repository::manifest::{self, Manifest};
-use futures::TryStreamExt;
+use crate::repository::manifest::{self, Manifest, Owner, OwnerDocument};
+use futures::{StreamExt, TryStreamExt};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// How often the folder is looked at until nothing is in it.
 const LOOKS: usize = 3;
+
+/// Objects of a folder that are looked at, of which all are in memory: more than any attempt writes. A server may list more
+/// for ever.
+const LISTED: usize = 100_000;
 
 /// Sees what a dead attempt left, and clears it away unless it is a whole backup.
 pub async fn recover(destination: &dyn Destination, id: &AttemptId) -> Result<Recovered, Failure> {
@@ -62,7 +66,7 @@ pub async fn recover(destination: &dyn Destination, id: &AttemptId) -> Result<Re
 /// The objects in a folder, by their names below it.
 async fn list(destination: &dyn Destination, folder: &ObjectKey) -> Result<BTreeMap<String, ObjectInfo>, Failure> {
     let prefix = format!("{folder}/");
-    let all: Vec<_> = destination.list(&prefix).await?.try_collect().await?;
+    let all: Vec<_> = destination.list(&prefix).await?.take(LISTED).try_collect().await?;
     let named = all.into_iter().filter_map(|object| {
         let name = object.key.as_str().strip_prefix(&prefix)?.to_owned();
         Some((name, object))
@@ -83,7 +87,26 @@ async fn whole(
     let ours = manifest.run_uid == id.run_uid.as_str() && manifest.attempt == id.attempt;
     let complete =
         manifest.objects().all(|object| there.get(&object.name).is_some_and(|info| info.size == object.size));
-    Ok((ours && complete).then(|| Report::of(folder, &manifest, Ownership::Ours)))
+    if !(ours && complete) {
+        return Ok(None);
+    }
+    let ownership = ownership(destination, id, &manifest.owner).await?;
+    Ok(Some(Report::of(folder, &manifest, ownership)))
+}
+
+/// Whose archive it lies in. In somebody else's nothing is ever deleted, so it has to be said of a recovered backup too.
+async fn ownership(destination: &dyn Destination, id: &AttemptId, writer: &Owner) -> Result<Ownership, Failure> {
+    let key = id.archive.join(layout::OWNER)?;
+    let there = match read_document(destination, &key).await {
+        Ok(there) => there,
+        Err(failure) if failure.reason == Reason::BackupNotFound => return Ok(Ownership::Ours),
+        Err(failure) => return Err(failure),
+    };
+    Ok(match manifest::parse::<OwnerDocument>(key.as_str(), &there) {
+        Ok(there) if there.owner != *writer => Ownership::Foreign(there.owner),
+        // As where a backup begins: a document that nobody can read names nobody.
+        _ => Ownership::Ours,
+    })
 }
 
 #[cfg(test)]

@@ -10,8 +10,8 @@ use crate::repository::layout::{MANIFEST, STARTED};
 use futures::StreamExt;
 use std::collections::BTreeSet;
 
-/// Objects that are removed at the same time.
-const AT_ONCE: usize = 8;
+/// Objects of an attempt that are removed, or looked at, at the same time.
+pub(super) const AT_ONCE: usize = 8;
 /// More names than these are a number.
 const NAMED: usize = 10;
 
@@ -53,7 +53,7 @@ pub(super) fn shown(folder: &ObjectKey, left: &BTreeSet<ObjectKey>) -> Option<St
         return None;
     }
     if left.iter().any(|key| key.file_name() == MANIFEST) {
-        return Some("perhaps the whole backup (its manifest could not be removed)".into());
+        return Some("perhaps the whole backup (its manifest was not removed)".into());
     }
     if left.len() > NAMED {
         return Some(format!("{} objects", left.len()));

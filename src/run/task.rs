@@ -280,8 +280,10 @@ impl RunTask {
 
     async fn one_attempt(&mut self, place: Place) -> Result<Next, Stop> {
         let (job, valid) = self.valid_job().await?;
-        self.clear_left(&valid).await?;
         let retry = Retry { limit: valid.retry_limit, backoff: valid.retry_backoff };
+        if let Some((attempt, report)) = self.clear_left(&valid).await? {
+            return self.conclude(attempt, Ok(report), retry).await;
+        }
         let generation = self.run.metadata.generation;
         let (place, prepared, directory_turns) = match self.prepare(&valid, place).await {
             Ok(ready) => ready,
@@ -335,7 +337,7 @@ impl RunTask {
     /// The work itself, in a task of its own so that nothing that is written meanwhile can hold it up.
     async fn work(&mut self, prepared: Box<dyn Prepared>, id: AttemptId, waited: bool) -> Result<Report, Failure> {
         let progress = Arc::new(Progress::default());
-        let mut work = tokio::spawn(prepared.run(id, waited, Arc::clone(&progress), self.cancel.token()));
+        let mut work = tokio::spawn(prepared.run(id, waited, Arc::clone(&progress), self.cancel.clone()));
         let mut every = tokio::time::interval(PROGRESS_EVERY);
         every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         every.tick().await; // the first one is due at once
@@ -384,9 +386,11 @@ impl RunTask {
         self.status.bytes_read = Some(read);
         self.status.bytes_stored = Some(stored);
         // Only a picture for people: one that cannot be written is written in ten seconds. One that is refused because the
-        // run is no longer ours ends the work.
-        if self.write_once().await.is_err() {
-            self.cancel.request(Reason::OperatorRestarted);
+        // run is no longer ours, or is gone, ends the work.
+        match self.write_once().await {
+            Ok(_) => {}
+            Err(Stop::Gone) => self.cancel.request(Reason::Deleted),
+            Err(_) => self.cancel.request(Reason::OperatorRestarted),
         }
     }
 
@@ -411,16 +415,20 @@ impl RunTask {
             }
             _ => {}
         }
-        match result.as_ref().map(|report| &report.ownership) {
-            Ok(Ownership::TakenOver(note)) => self.notice(&Happening::TookOver { note: note.clone() }),
-            Ok(Ownership::Foreign(owner)) => self.notice(&Happening::ForeignOwner { owner: owner.id() }),
-            Ok(Ownership::Ours) | Err(_) => {}
-        }
+        self.notice_owner(&result);
         self.persist().await?;
         match (next, self.cancel.cause()) {
             // Asked to stop, and not by somebody who wants the run to end: the next process takes it up.
             (Next::Retry(_), Some(cause)) => Err(Stop::Cancelled(cause)),
             _ => Ok(next),
+        }
+    }
+
+    fn notice_owner(&self, result: &Result<Report, Failure>) {
+        match result.as_ref().map(|report| &report.ownership) {
+            Ok(Ownership::TakenOver(note)) => self.notice(&Happening::TookOver { note: note.clone() }),
+            Ok(Ownership::Foreign(owner)) => self.notice(&Happening::ForeignOwner { owner: owner.id() }),
+            Ok(Ownership::Ours) | Err(_) => {}
         }
     }
 

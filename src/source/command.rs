@@ -6,6 +6,10 @@
 //! pipe is refused, and so is, whatever the shell, a pipe inside text that the command gives to another shell ([`pipes`]),
 //! unless both are allowed. The last megabyte of its standard error is kept as the log, and the end of it stands in the
 //! message of a failure. When the run ends early, the whole group is ended.
+//!
+//! What the command leaves in the background may hold its outputs open. As in a pod (`wrapper.sh`) standard output is read
+//! to its end: what is written there late belongs to the backup. The log of a process that goes on is not waited for, nor is
+//! anything of a command that has failed.
 
 use super::wrapper::pipes::{self, Pipes};
 use super::{CHANNEL_CHUNKS, CHUNK_LIMIT, Capture, CaptureFacts, Completion, Consistency, Content, Ending, Source};
@@ -20,6 +24,7 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::process::{Child, Command};
 use tokio::sync::mpsc;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 /// Part of its standard error that is kept, in bytes.
@@ -28,6 +33,8 @@ const LOG_LIMIT: usize = 1024 * 1024;
 const WORDS_LIMIT: usize = 300;
 /// Between the request to end and the end.
 const GRACE: Duration = Duration::from_secs(5);
+/// For the last words, once the command has ended: what it wrote before is in the pipes.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// A command to be run.
 #[derive(Clone, Debug)]
@@ -150,29 +157,54 @@ async fn follow(
         return Err(Failure::new(Reason::Internal, "the command has no output. Please report it"));
     };
     let ended = || Failure::new(Reason::CancelRequested, "the command was ended before its end");
+    let unseen = |e| Failure::new(Reason::SourceUnavailable, format!("the command's end was not seen: {e}"));
     let mut log = Vec::new();
-    let whole = tokio::select! {
+    // Its standard output has ended; it has failed, whatever is written after it; both it and its output are over.
+    let (closed, failed, over) = (CancellationToken::new(), CancellationToken::new(), CancellationToken::new());
+    let output = async {
+        tokio::select! {
+            passed = pass_on(stdout, &sender) => passed?,
+            () = failed.cancelled() => {}
+        }
+        closed.cancel();
+        Ok::<_, Failure>(())
+    };
+    let end = async {
+        let status = child.wait().await.map_err(unseen)?;
+        if timeout(LAST_WORDS, closed.cancelled()).await.is_err() {
+            if status.success() {
+                tracing::warn!(
+                    "the command has ended, but not what it left in the background, which is waited for: its standard output \
+                     is the backup's too. Send that to /dev/null if it is not meant"
+                );
+            } else {
+                failed.cancel();
+            }
+        }
+        Ok(status)
+    };
+    let both = async {
+        let (status, ()) = tokio::try_join!(end, output)?;
+        over.cancel();
+        Ok::<_, Failure>(status)
+    };
+    let words = async {
+        keep_end(stderr, &mut log, &over).await;
+        Ok(())
+    };
+    let ends = async { tokio::try_join!(both, words) };
+    let status = tokio::select! {
         biased;
         () = cancel.cancelled() => Err(ended()),
-        whole = async { tokio::join!(pass_on(stdout, &sender), keep_end(stderr, &mut log)).0 } => whole,
+        ends = ends => ends.map(|(status, ())| status),
     };
-    let ends = async {
-        whole?;
-        let status = tokio::select! {
-            biased;
-            () = cancel.cancelled() => return Err(ended()),
-            status = child.wait() => status,
-        };
-        let unseen = |e| Failure::new(Reason::SourceUnavailable, format!("the command's end was not seen: {e}"));
-        verdict(status.map_err(unseen)?, std::mem::take(&mut log))
-    };
-    let result = ends.await;
+    let result = status.and_then(|status| verdict(status, log));
     if result.is_ok() {
         // What it left running in the background on purpose is its own business.
         group.id = None;
     } else {
         group.signal(Signal::TERM);
-        if tokio::time::timeout(GRACE, child.wait()).await.is_err() {
+        if timeout(GRACE, child.wait()).await.is_err() {
             group.signal(Signal::KILL);
             // It has been killed: this only takes its exit code away.
             let _ = child.wait().await;
@@ -202,10 +234,21 @@ async fn pass_on(mut stdout: impl AsyncRead + Unpin, sender: &mpsc::Sender<Bytes
     }
 }
 
-/// Standard error, of which the end is kept. It is always read, so that the command never waits for us here.
-async fn keep_end(mut stderr: impl AsyncRead + Unpin, log: &mut Vec<u8>) {
+/// Standard error, of which the end is kept. It is always read, so that the command never waits for us here: to its end, or
+/// for [`LAST_WORDS`] once the command is `over`.
+async fn keep_end(mut stderr: impl AsyncRead + Unpin, log: &mut Vec<u8>, over: &CancellationToken) {
+    let late = async {
+        over.cancelled().await;
+        tokio::time::sleep(LAST_WORDS).await;
+    };
+    tokio::pin!(late);
     let mut piece = [0; 8192];
-    while let Ok(read @ 1..) = stderr.read(&mut piece).await {
+    loop {
+        let read = tokio::select! {
+            read = stderr.read(&mut piece) => read,
+            () = &mut late => break,
+        };
+        let Ok(read @ 1..) = read else { break };
         log.extend_from_slice(&piece[..read]);
         if log.len() > 2 * LOG_LIMIT {
             log.drain(..log.len() - LOG_LIMIT);

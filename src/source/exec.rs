@@ -398,6 +398,13 @@ fn copied(
             noted.bare_folders
         ));
     }
+    if noted.cut_owners > 0 {
+        warnings.push(format!(
+            "the owners of {} entries may be cut off: their ids are above 2097151, and this tar (busybox) writes no more than \
+             the low digits of one above 16777215. An image with GNU tar has no such limit",
+            noted.cut_owners
+        ));
+    }
     let told = transcript.tar().told(code);
     let mut lacks = Vec::new();
     if let Some(why) = told.unread {

@@ -54,6 +54,8 @@ pub struct Noted {
     pub lost: u64,
     /// Folders without owner and mode, should something below them be wanted after all: too many waited.
     pub bare_folders: usize,
+    /// Entries whose owner or group may be cut off: busybox writes the low digits of an id for which a header has no room.
+    pub cut_owners: u64,
     /// From some point on it was no tar that can be filtered, and all passed.
     pub unfiltered: bool,
 }
@@ -88,6 +90,8 @@ pub struct TarFilter {
     path: Option<Vec<u8>>,
     link: Option<Vec<u8>>,
     size: Option<u64>,
+    /// PAX records tell owner or group: then the header's fields do not count.
+    owned: bool,
     /// Folders that wait, by their paths, with their headers; and the bytes of them all.
     folders: BTreeMap<Vec<u8>, Bytes>,
     waiting: usize,
@@ -129,6 +133,7 @@ impl TarFilter {
             path: None,
             link: None,
             size: None,
+            owned: false,
             folders: BTreeMap::new(),
             waiting: 0,
             released: Vec::new(),
@@ -294,6 +299,7 @@ impl TarFilter {
                     b"GNU.sparse.name" => self.path = Some(value.to_vec()),
                     b"path" if self.path.is_none() => self.path = Some(value.to_vec()),
                     b"linkpath" => self.link = Some(value.to_vec()),
+                    b"uid" | b"gid" => self.owned = true,
                     b"size" => {
                         let size = std::str::from_utf8(value).ok().and_then(|n| n.parse().ok());
                         self.size = Some(size.ok_or(TarFault::Damaged("a size that is no number"))?);
@@ -349,6 +355,8 @@ impl TarFilter {
         let is_folder = matches!(kind, b'5' | b'D') || (matches!(kind, 0 | b'0') && stored.ends_with(b"/"));
         let path = relative(&stored);
         let choice = self.choose(path, &link, kind, is_folder, size);
+        let full = !std::mem::take(&mut self.owned) && (is_full(&block[108..116]) || is_full(&block[116..124]));
+        self.noted.cut_owners += u64::from(full && choice != Choice::LeftOut);
         if choice == Choice::OnTheWay && size == 0 {
             self.state = State::Header;
             return Ok(Header::OnTheWay(path.to_vec()));
@@ -400,6 +408,12 @@ fn pass(onward: &mut VecDeque<Bytes>, chunk: &Bytes, from: usize, to: usize) {
     if from < to {
         onward.push_back(chunk.slice(from..to));
     }
+}
+
+/// Whether an id takes the place of its terminator too. busybox writes the low eight digits of any id so, and what it cut off
+/// nobody sees; other tars write a larger one in another way.
+fn is_full(field: &[u8]) -> bool {
+    field.iter().all(|byte| (b'0'..=b'7').contains(byte))
 }
 
 /// Up to the first zero.

@@ -138,12 +138,26 @@ impl Notes {
     }
 }
 
+/// Device and inode.
+type FileId = (u64, u64);
+/// Size, and time of the last change in seconds and nanoseconds. A number of a file that was removed is given to the next
+/// one; and a name that is archived as a link to what the file held before it was written to would lose what it holds now.
+type State = (u64, i64, i64);
+
+fn file_id(meta: &Metadata) -> FileId {
+    (meta.dev(), meta.ino())
+}
+
+fn state_of(meta: &Metadata) -> State {
+    (meta.len(), meta.mtime(), meta.mtime_nsec())
+}
+
 /// Walks and writes.
 struct Walker {
     root: PathBuf,
     tar: tar::Builder<Stream>,
-    /// Files with several names: the name under which each was archived.
-    links: BTreeMap<(u64, u64), PathBuf>,
+    /// Files with several names, as they were opened: the name under which each was archived.
+    links: BTreeMap<FileId, (State, PathBuf)>,
     notes: Notes,
 }
 
@@ -220,8 +234,10 @@ impl Walker {
             self.notes.miss(name, what);
             return Ok(());
         }
-        let id = (meta.dev(), meta.ino());
-        if let Some(first) = self.links.get(&id) {
+        if meta.nlink() > 1
+            && let Some((state, first)) = self.links.get(&file_id(meta))
+            && *state == state_of(meta)
+        {
             let target = first.as_os_str().as_bytes().to_vec();
             return self.append(header(meta, tar::EntryType::Link, 0), bytes, Some(&target), meta, io::empty());
         }
@@ -229,7 +245,7 @@ impl Walker {
             // What was opened counts, not what was looked at before.
             Ok((file, meta)) => {
                 if meta.nlink() > 1 {
-                    self.links.insert(id, name.to_path_buf());
+                    self.links.insert(file_id(&meta), (state_of(&meta), name.to_path_buf()));
                 }
                 self.file(name, file, &meta)
             }

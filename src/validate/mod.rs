@@ -30,6 +30,7 @@ mod timing;
 mod work;
 
 pub use dump_form::dump_form;
+pub use options::word;
 pub use problems::Invalid;
 pub use quantity::bytes as quantity_in_bytes;
 pub use read::{ACTIVE_DEADLINE, is_object_name};

@@ -45,8 +45,8 @@ fn endpoint(value: &str) -> Option<&'static str> {
     None
 }
 
-/// What is wrong with a value that is one word.
-fn word(value: &str) -> Option<&'static str> {
+/// What is wrong with a value that is to be one word, if anything.
+pub fn word(value: &str) -> Option<&'static str> {
     let good =
         (1..=64).contains(&value.len()) && value.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b));
     (!good).then_some("must be one word of letters, digits, `-` and `_`, at most 64 of them")

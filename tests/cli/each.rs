@@ -3,7 +3,6 @@
 use super::{Scene, listing};
 use std::collections::BTreeMap;
 use std::time::Duration;
-use tokio_util::sync::CancellationToken;
 use ubo::api::names::{JobRef, ObjectKey, RunName, Uid};
 use ubo::clock::SystemClock;
 use ubo::destination::address::Address;
@@ -11,6 +10,7 @@ use ubo::destination::build::build;
 use ubo::error::{Failure, Reason};
 use ubo::run::AttemptId;
 use ubo::run::backup::{Member, back_up_each};
+use ubo::run::cancel::Cancel;
 use ubo::run::report::{Plan, Progress};
 use ubo::source::Source;
 use ubo::source::walk::Walk;
@@ -53,7 +53,7 @@ fn back_up(scene: &Scene, run: &str, pods: &[&str]) {
         Member { pod: pod.to_string(), source }
     };
     let members: Vec<Member> = pods.iter().map(member).collect();
-    let (plan, progress, cancel) = (plan(run), Progress::default(), CancellationToken::new());
+    let (plan, progress, cancel) = (plan(run), Progress::default(), Cancel::default());
     let work = async {
         back_up_each(&plan, &members, &*destination, &SystemClock, &progress, &cancel).await.unwrap();
     };

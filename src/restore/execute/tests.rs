@@ -8,6 +8,7 @@ use crate::destination::{Destination, Put};
 use crate::repository::catalog;
 use crate::run::AttemptId;
 use crate::run::backup::{Sources, carry_out};
+use crate::run::cancel::Cancel;
 use crate::run::report::Plan;
 use crate::source::{Capture, CaptureFacts, Completion, Consistency, Ending, Source};
 use age::secrecy::ExposeSecret;
@@ -128,7 +129,7 @@ async fn in_segments(
     };
     let clock = FixedClock::at(DateTime::UNIX_EPOCH);
     let source = Fixed(content, raw.to_vec());
-    let (progress, cancel) = (Progress::default(), CancellationToken::new());
+    let (progress, cancel) = (Progress::default(), Cancel::default());
     carry_out(&plan, Sources::One(&source), &*destination, &clock, &progress, &cancel, segment_size).await.unwrap();
     let archives = catalog::load(&*destination, "").await.unwrap();
     let backup = archives[0].backups[0].clone();

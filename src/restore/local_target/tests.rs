@@ -216,3 +216,49 @@ fn times_in_pax_records() {
     assert_eq!(time("-1.5"), None);
     assert_eq!(time("x"), None);
 }
+
+#[test]
+fn zeros_take_no_room() {
+    let folder = tempfile::tempdir().unwrap();
+    // Data, and holes before it, between it, at the end, and alone; none of it at the edge of a piece.
+    let mut mixed = vec![0; 9_000_001];
+    mixed[3_000_000..3_000_100].fill(7);
+    mixed[6_000_000] = 1;
+    let hole = vec![0; 2 * HOLE];
+    let files: [(&str, &[u8]); 4] = [("./mixed", &mixed), ("./empty", b""), ("./short", &[0; 5]), ("./hole", &hole)];
+    let mut tar = new_tar();
+    for (name, content) in files {
+        file(&mut tar, name, content);
+    }
+    let into = folder.path().join("into");
+    let written = unpack(tar, &into, &[]).unwrap();
+    assert_eq!(written.bytes, files.iter().map(|(_, content)| content.len() as u64).sum::<u64>());
+    for (name, content) in files {
+        assert!(std::fs::read(into.join(name)).unwrap() == content, "{name}");
+    }
+    let room = |name: &str| into.join(name).metadata().unwrap().blocks() * 512;
+    assert!((1..=4 * HOLE as u64).contains(&room("mixed")), "{} bytes of 9 MB", room("mixed"));
+    assert_eq!(room("hole"), 0);
+    // What has no zeros has no holes.
+    let noise: Vec<u8> = (1..=255_u8).cycle().take(300_000).collect();
+    let mut tar = new_tar();
+    file(&mut tar, "./noise", &noise);
+    let into = folder.path().join("again");
+    unpack(tar, &into, &[]).unwrap();
+    assert!(std::fs::read(into.join("noise")).unwrap() == noise);
+}
+
+#[test]
+fn a_time_before_1970_comes_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut tar = new_tar();
+    let mut old = header(tar::EntryType::Regular, 1, 0o640);
+    // As GNU tar writes it: base 256, negative.
+    let mtime = &mut old.as_old_mut().mtime;
+    mtime.fill(0xff);
+    mtime[4..].copy_from_slice(&(-86_400_i64).to_be_bytes());
+    add(&mut tar, old, "./old", "", b"x");
+    let into = folder.path().join("into");
+    let written = unpack(tar, &into, &[]).unwrap();
+    assert_eq!((into.join("old").metadata().unwrap().mtime(), written.problems.len()), (-86_400, 0));
+}

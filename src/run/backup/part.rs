@@ -249,19 +249,26 @@ impl<'a> Part<'a> {
     /// business. It may be dropped at any moment and called again.
     pub(super) async fn give_up(&mut self, stays: &mut Vec<String>) {
         self.stop.cancel();
-        if let Some(mut capture) = self.capture.take() {
-            capture.bytes.close();
-            // It only ends now; what it says about that is not news.
-            let _ = timeout(SOURCE_END_LIMIT, capture.completion.as_mut()).await;
-        }
-        for segment in &mut self.segments {
-            if let Some(staged) = segment.staged.take()
-                && let Err(e) = staged.abort().await
-            {
-                tracing::warn!(key = %segment.key, reason = %e.reason, "an upload could not be aborted");
-                stays.push(format!("an unfinished upload of {}", segment.name));
+        let (capture, segments) = (self.capture.take(), &mut self.segments);
+        let ends = async {
+            if let Some(mut capture) = capture {
+                capture.bytes.close();
+                // It only ends now; what it says about that is not news.
+                let _ = timeout(SOURCE_END_LIMIT, capture.completion.as_mut()).await;
             }
-        }
+        };
+        let thrown = async {
+            for segment in segments {
+                if let Some(staged) = segment.staged.take()
+                    && let Err(e) = staged.abort().await
+                {
+                    tracing::warn!(key = %segment.key, reason = %e.reason, "an upload could not be aborted");
+                    stays.push(format!("an unfinished upload of {}", segment.name));
+                }
+            }
+        };
+        // Side by side: a source that does not answer must not take the time that the uploads have.
+        tokio::join!(ends, thrown);
     }
 }
 

@@ -19,6 +19,7 @@ use tokio::sync::mpsc;
 
 mod claim;
 mod each;
+mod lost;
 mod shrunk;
 mod waiting;
 
@@ -30,6 +31,8 @@ struct Scripted {
     end: Result<Completion, Failure>,
     /// It never ends, unless it is cancelled.
     endless: bool,
+    /// It does not even end then.
+    deaf: bool,
     /// Set when it has ended.
     ended: Arc<AtomicBool>,
 }
@@ -38,7 +41,7 @@ impl Scripted {
     fn new(content: Content, bytes: impl Into<Vec<u8>>) -> Self {
         let ending = Ending { exit_code: Some(0), warnings: vec!["a warning".into()], log: b"said".to_vec() };
         let end = Ok(Completion::Complete(ending));
-        Self { content, bytes: bytes.into(), end, endless: false, ended: Arc::default() }
+        Self { content, bytes: bytes.into(), end, endless: false, deaf: false, ended: Arc::default() }
     }
 
     fn ending(mut self, end: Result<Completion, Failure>) -> Self {
@@ -52,7 +55,7 @@ impl Source for Scripted {
     async fn open(&self, cancel: CancellationToken) -> Result<Capture, Failure> {
         let (sender, bytes) = mpsc::channel(CHANNEL_CHUNKS);
         let content = self.bytes.clone();
-        let (endless, end, ended) = (self.endless, self.end.clone(), self.ended.clone());
+        let (endless, deaf, end, ended) = (self.endless, self.deaf, self.end.clone(), self.ended.clone());
         let task = tokio::spawn(async move {
             for chunk in content.chunks(CHUNK_LIMIT) {
                 if sender.send(Bytes::copy_from_slice(chunk)).await.is_err() {
@@ -61,6 +64,9 @@ impl Source for Scripted {
             }
             if endless {
                 cancel.cancelled().await;
+            }
+            if deaf {
+                std::future::pending::<()>().await;
             }
             drop(sender);
             ended.store(true, Ordering::SeqCst);
@@ -108,18 +114,13 @@ fn memory() -> Faulty {
     Faulty::new(Arc::new(ObjectStore::without_http(&operator, "memory")))
 }
 
-async fn run(
-    plan: &Plan,
-    source: &Scripted,
-    destination: &Faulty,
-    cancel: &CancellationToken,
-) -> Result<Report, Failure> {
+async fn run(plan: &Plan, source: &Scripted, destination: &Faulty, cancel: &Cancel) -> Result<Report, Failure> {
     let clock = FixedClock::at("2026-01-02T03:04:05Z".parse().unwrap());
     back_up(plan, source, destination, &clock, &Progress::default(), cancel).await
 }
 
 async fn simple(source: &Scripted, destination: &Faulty) -> Result<Report, Failure> {
-    run(&plan(), source, destination, &CancellationToken::new()).await
+    run(&plan(), source, destination, &Cancel::default()).await
 }
 
 async fn keys(destination: &dyn Destination) -> Vec<String> {
@@ -274,13 +275,13 @@ async fn nothing_is_not_a_backup() {
         assert_eq!((failure.reason, failure.exit_code), (Reason::EmptyBackup, Some(0)));
         assert_nothing_left(&destination, "an empty backup").await;
         let allowed = Plan { allow_empty: true, ..plan() };
-        let report = run(&allowed, &source, &memory(), &CancellationToken::new()).await.unwrap();
+        let report = run(&allowed, &source, &memory(), &Cancel::default()).await.unwrap();
         assert_eq!(report.phase, Phase::Succeeded);
     }
     let small = Plan { minimum_size: Some(5), ..plan() };
     let of = |text: &str| Scripted::new(Content::Raw, text);
-    assert!(run(&small, &of("12345"), &memory(), &CancellationToken::new()).await.is_ok());
-    let failure = run(&small, &of("1234"), &memory(), &CancellationToken::new()).await.unwrap_err();
+    assert!(run(&small, &of("12345"), &memory(), &Cancel::default()).await.is_ok());
+    let failure = run(&small, &of("1234"), &memory(), &Cancel::default()).await.unwrap_err();
     assert_eq!(failure.reason, Reason::EmptyBackup);
     assert!(failure.message.contains("4 bytes") && failure.message.contains('5'), "{failure}");
 }
@@ -357,7 +358,7 @@ async fn data_stays_where_the_manifest_cannot_be_removed() {
 async fn a_cancel_ends_the_source_and_leaves_nothing() {
     let destination = memory();
     let source = Scripted { endless: true, ..Scripted::new(Content::Raw, noise(9_000_000)) };
-    let cancel = CancellationToken::new();
+    let cancel = Cancel::default();
     let (plan, clock, progress) = (plan(), FixedClock::at(DateTime::UNIX_EPOCH), Progress::default());
     let work = back_up(&plan, &source, &destination, &clock, &progress, &cancel);
     let stop = async {
@@ -365,7 +366,7 @@ async fn a_cancel_ends_the_source_and_leaves_nothing() {
         while progress.stored.load(Ordering::Relaxed) < 4_000_000 {
             tokio::task::yield_now().await;
         }
-        cancel.cancel();
+        cancel.request(Reason::CancelRequested);
     };
     let (result, ()) = tokio::join!(work, stop);
     assert_eq!(result.unwrap_err().reason, Reason::CancelRequested);
@@ -381,12 +382,12 @@ async fn a_cancel_is_not_held_up_by_a_destination_that_hangs() {
     {
         let destination = memory().once(operation, suffix, 1, Fault::Hang);
         let source = Scripted::new(Content::Raw, noise(3_000_000));
-        let cancel = CancellationToken::new();
+        let cancel = Cancel::default();
         let stop = async {
             while !destination.done().iter().any(|(o, key)| *o == operation && key.ends_with(suffix)) {
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }
-            cancel.cancel();
+            cancel.request(Reason::CancelRequested);
         };
         let plan = plan();
         let work = tokio::time::timeout(COMMIT_GRACE + CLEANUP_LIMIT, run(&plan, &source, &destination, &cancel));
@@ -408,9 +409,9 @@ async fn cleaning_up_is_bounded() {
 #[tokio::test]
 async fn a_cancel_that_comes_too_late_changes_nothing() {
     let destination = memory();
-    let cancel = CancellationToken::new();
+    let cancel = Cancel::default();
     let report = run(&plan(), &Scripted::new(Content::Raw, *b"x"), &destination, &cancel).await.unwrap();
-    cancel.cancel();
+    cancel.request(Reason::CancelRequested);
     assert_eq!(report.phase, Phase::Succeeded);
     // And one that comes before anything: not even a request is made.
     let untouched = memory();
@@ -426,7 +427,7 @@ async fn an_attempts_folder_is_never_used_twice() {
     let before = keys(&destination).await;
     let clock = FixedClock::at("2030-01-01T00:00:00Z".parse().unwrap());
     let source = Scripted::new(Content::Raw, *b"second");
-    let again = back_up(&plan(), &source, &destination, &clock, &Progress::default(), &CancellationToken::new()).await;
+    let again = back_up(&plan(), &source, &destination, &clock, &Progress::default(), &Cancel::default()).await;
     assert_eq!(again.unwrap_err().reason, Reason::DestinationMismatch);
     assert_eq!(keys(&destination).await, before);
 }
@@ -454,7 +455,7 @@ async fn owners_are_told_apart() {
         plan.id.attempt = attempt;
         plan
     };
-    let cancel = CancellationToken::new();
+    let cancel = Cancel::default();
     let source = Scripted::new(Content::Raw, *b"x");
     let same = run(&with("aaaaaaaa-0000", "cccccccc-0000", 2), &source, &destination, &cancel).await.unwrap();
     assert_eq!((same.warnings.as_slice(), same.ownership), (&["a warning".to_owned()][..], Ownership::Ours));
@@ -489,7 +490,7 @@ async fn a_large_backup_has_several_objects() {
     let destination = memory();
     let dump = noise(9_000_000);
     let clock = FixedClock::at(DateTime::UNIX_EPOCH);
-    let (plan, progress, cancel) = (plan(), Progress::default(), CancellationToken::new());
+    let (plan, progress, cancel) = (plan(), Progress::default(), Cancel::default());
     let source = Scripted::new(Content::Raw, dump.clone());
     let report =
         carry_out(&plan, Sources::One(&source), &destination, &clock, &progress, &cancel, 4_500_000).await.unwrap();
@@ -536,7 +537,7 @@ async fn an_encrypted_backup_is_cut_after_it_was_encrypted() {
     let destination = memory();
     let dump = noise(9_000_000);
     let clock = FixedClock::at(DateTime::UNIX_EPOCH);
-    let (plan, progress, cancel) = (Plan { recipients, ..plan() }, Progress::default(), CancellationToken::new());
+    let (plan, progress, cancel) = (Plan { recipients, ..plan() }, Progress::default(), Cancel::default());
     let source = Scripted::new(Content::Raw, dump.clone());
     let report =
         carry_out(&plan, Sources::One(&source), &destination, &clock, &progress, &cancel, 4_500_000).await.unwrap();

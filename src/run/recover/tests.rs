@@ -6,6 +6,7 @@ use crate::destination::faulty::{Fault, Faulty, Operation};
 use crate::destination::object_store::ObjectStore;
 use crate::error::Reason;
 use crate::run::backup::back_up;
+use crate::run::cancel::Cancel;
 use crate::run::report::{Plan, Progress};
 use crate::source::{CHANNEL_CHUNKS, Capture, CaptureFacts, Completion, Consistency, Content, Ending, Source};
 use async_trait::async_trait;
@@ -70,7 +71,7 @@ async fn backed_up(destination: &Faulty) -> Report {
     };
     let clock = FixedClock::at("2026-01-02T03:04:05Z".parse().expect("a time"));
     let progress = Progress::default();
-    back_up(&plan, &Hello, destination, &clock, &progress, &CancellationToken::new()).await.expect("a backup")
+    back_up(&plan, &Hello, destination, &clock, &progress, &Cancel::default()).await.expect("a backup")
 }
 
 async fn put(destination: &dyn Destination, name: &str) {
@@ -93,6 +94,30 @@ async fn a_whole_backup_is_taken_for_what_it_is() {
         (found.phase, &found.folder, &found.objects, found.bytes_read, found.bytes_stored, found.exit_code, &found.pod),
         (made.phase, &made.folder, &made.objects, made.bytes_read, made.bytes_stored, made.exit_code, &made.pod)
     );
+}
+
+#[tokio::test]
+async fn one_in_somebody_elses_archive_says_whose_it_is() {
+    let destination = memory();
+    let made = backed_up(&destination).await;
+    assert_eq!(made.ownership, Ownership::Ours);
+    let key = ObjectKey::new("default/pg/owner.json").expect("good");
+    let store = async |bytes: Bytes| destination.put(&key, bytes, Put::Always).await.expect("stored");
+    let found = async || match recover(&destination, &id()).await.expect("found") {
+        Recovered::Whole(report) => report.ownership,
+        Recovered::Cleared(_) => panic!("thrown away"),
+    };
+    assert_eq!(found().await, Ownership::Ours);
+    let bytes = read_document(&destination, &key).await.expect("there");
+    let mut document = manifest::parse::<OwnerDocument>("owner.json", &bytes).expect("read");
+    document.owner.cluster_id = "dddddddd-0000".into();
+    store(manifest::to_bytes(&document).expect("written")).await;
+    assert_eq!(found().await, Ownership::Foreign(document.owner));
+    // What cannot be read is nobody's, as where a backup begins; what cannot be reached is a failure.
+    store(Bytes::from_static(b"x")).await;
+    assert_eq!(found().await, Ownership::Ours);
+    let down = destination.once(Operation::Read, "owner.json", 1, Fault::Fail(Reason::DestinationUnavailable));
+    assert_eq!(recover(&down, &id()).await.expect_err("said").reason, Reason::DestinationUnavailable);
 }
 
 #[tokio::test]

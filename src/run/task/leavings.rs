@@ -6,6 +6,8 @@
 //!   next knows. Before the next attempt it is tried again; what stays then is a warning of the run (`record::finish`).
 //!   Which attempt of a run that waits is the one that works is not known before, so it is tried before some of its looks
 //!   (`record::to_clear`).
+//! * One that was cut off while it looked at its manifest for the last time removes nothing (`backup`). What is whole of
+//!   that is the run's backup, and no second one is made.
 
 use super::{RunTask, Stop, call, in_time};
 use crate::api::backup_job::BackupJob;
@@ -13,7 +15,7 @@ use crate::error::{Failure, Reason};
 use crate::repository::layout;
 use crate::run::observer::Happening;
 use crate::run::record::{self, NOT_CLEANED_UP, Next};
-use crate::run::report::Recovered;
+use crate::run::report::{Recovered, Report};
 use crate::validate::{ValidatedJob, validate};
 use std::time::Duration;
 
@@ -21,13 +23,18 @@ use std::time::Duration;
 const RECOVER_LIMIT: Duration = Duration::from_mins(2);
 
 impl RunTask {
-    /// Tries again to remove what earlier attempts could not.
-    pub(super) async fn clear_left(&mut self, valid: &ValidatedJob) -> Result<(), Stop> {
+    /// Tries again to remove what earlier attempts could not. Gives the backup that one made which was cut off, and its
+    /// number.
+    pub(super) async fn clear_left(&mut self, valid: &ValidatedJob) -> Result<Option<(u32, Report)>, Stop> {
         for attempt in record::to_clear(&self.status) {
             let id = self.attempt_id(valid, attempt);
             let folder = layout::folder(&id)?;
             let stays = match self.or_cancel(self.clear(valid, attempt)).await? {
                 Ok(Recovered::Cleared(stays)) => stays,
+                Ok(Recovered::Whole(report)) if record::was_cut_off(&self.status, attempt) => {
+                    record::note_left(&mut self.status, attempt, None);
+                    return Ok(Some((attempt, *report)));
+                }
                 // It failed after its manifest was written, and that could not be removed: it is listed, and good.
                 Ok(Recovered::Whole(_)) => Some("a whole backup, although the attempt failed".to_owned()),
                 Err(failure) => {
@@ -39,7 +46,7 @@ impl RunTask {
             let left = stays.map(|stays| format!("In {folder} stays: {stays}"));
             record::note_left(&mut self.status, attempt, left.as_deref());
         }
-        Ok(())
+        Ok(None)
     }
 
     /// Closes an attempt that is open: whoever opened it is gone, another process or a task of this one that ended in a
@@ -68,6 +75,7 @@ impl RunTask {
         let retry = self.stored_retry();
         let now = self.shared.clock.now();
         let next = record::end_attempt(&mut self.status, &result, retry, self.run.metadata.generation, now);
+        self.notice_owner(&result);
         if let (Next::Retry(retry_at), Err(failure)) = (next, result) {
             self.notice(&Happening::AttemptFailed { attempt, failure, retry_at });
         }

@@ -125,7 +125,7 @@ impl Prepared for Work {
         id: AttemptId,
         waited: bool,
         progress: Arc<Progress>,
-        cancel: CancellationToken,
+        cancel: Cancel,
     ) -> Result<Report, Failure> {
         let Self(stage, act) = *self;
         stage.waited.lock().expect("sound").push(waited);
@@ -149,13 +149,13 @@ impl Prepared for Work {
             }
             Act::Unprepared(_) => unreachable!("not prepared"),
             Act::UntilCancelled => {
-                cancel.cancelled().await;
+                cancel.requested().await;
                 tokio::time::sleep(Duration::from_secs(1)).await;
                 stage.cleaned_up.fetch_add(1, Atomic::SeqCst);
                 Err(Failure::new(Reason::StreamCut, "cancelled"))
             }
             Act::LeaveWhenCancelled => {
-                cancel.cancelled().await;
+                cancel.requested().await;
                 Err(Failure::new(Reason::CancelRequested, "cancelled").leaving(leavings::left(id.attempt)))
             }
             Act::Until(notify) | Act::In(_, notify) => {

@@ -77,6 +77,48 @@ async fn until(what: impl Fn() -> bool) {
     tokio::time::timeout(Duration::from_secs(20), all).await.unwrap();
 }
 
+/// What a command of a test has left on purpose, by the file with its id.
+struct Left(std::path::PathBuf);
+
+impl Drop for Left {
+    fn drop(&mut self) {
+        let id = std::fs::read_to_string(&self.0).ok().and_then(|id| Pid::from_raw(id.trim().parse().ok()?));
+        if let Some(id) = id {
+            let _ = rustix::process::kill_process(id, Signal::KILL); // it may be gone
+        }
+    }
+}
+
+/// `capture`, which has to come to its end although something in the background never does.
+async fn ends(text: &str) -> (Vec<u8>, Result<Completion, Failure>) {
+    tokio::time::timeout(Duration::from_mins(1), capture(text)).await.expect("it hangs")
+}
+
+#[tokio::test]
+async fn what_stays_in_the_background_and_holds_the_log_is_not_waited_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let left = Left(folder.path().join("left"));
+    let at = left.0.display();
+    let (output, completion) = ends(&format!("sleep 1000 >/dev/null & echo $! >{at}; echo data; echo words >&2")).await;
+    assert_eq!(output, b"data\n");
+    assert_eq!(completion.unwrap().ending().log, b"words\n");
+    assert!(!gone(&left.0), "what it left running on purpose was ended");
+}
+
+#[tokio::test]
+async fn what_the_background_writes_belongs_to_the_backup_unless_the_command_failed() {
+    let (output, completion) = ends("{ sleep 2; echo late; } & echo early").await;
+    assert_eq!(output, b"early\nlate\n");
+    assert!(completion.is_ok());
+    // Of one that has failed nothing is waited for, and all of it is ended.
+    let folder = tempfile::tempdir().unwrap();
+    let left = Left(folder.path().join("left"));
+    let text = format!("sleep 1000 & echo $! >{}; echo early; echo 'no such database' >&2; exit 3", left.0.display());
+    let (_, completion) = ends(&text).await;
+    assert_eq!(completion.unwrap_err().message, "the command ended with exit code 3: no such database");
+    until(|| gone(&left.0)).await;
+}
+
 #[tokio::test]
 async fn a_cancel_ends_what_the_command_started() {
     let folder = tempfile::tempdir().unwrap();

@@ -83,6 +83,14 @@ fn what_changed_is_a_warning_or_a_lack_as_was_asked_for() {
 }
 
 #[test]
+fn owners_that_may_be_cut_off_are_said_once_with_the_way_out() {
+    let noted = Noted { cut_owners: 1_200, ..Noted::default() };
+    let (lack, warnings) = judged_copy(("", 0), (false, false, false), &noted);
+    let [warning] = &warnings[..] else { panic!("{warnings:?}") };
+    assert!(lack.is_none() && warning.contains("1200 entries") && warning.contains("GNU tar"), "{warning}");
+}
+
+#[test]
 fn of_several_lacks_the_gravest_is_the_reason_and_the_others_are_warnings() {
     const GREW: &str = "tar: ./log: file changed as we read it\n";
     const CLOSED: &str = "tar: ./key: Cannot open: Permission denied\n";

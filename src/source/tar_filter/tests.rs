@@ -279,3 +279,41 @@ proptest! {
         prop_assert_eq!(at_once, (onward.into_iter().flatten().collect::<Vec<u8>>(), filter.noted().clone()));
     }
 }
+
+#[test]
+fn ids_that_may_be_cut_off_are_counted() {
+    let entry = |name: &str, uid: &[u8; 8], gid: &[u8; 8]| {
+        let mut header = tar::Header::new_gnu();
+        header.set_path(name).unwrap();
+        header.set_mode(0o644);
+        header.set_size(0);
+        header.as_old_mut().uid = *uid;
+        header.as_old_mut().gid = *gid;
+        header.set_cksum();
+        header.as_bytes().to_vec()
+    };
+    let counted = |tar: &[Vec<u8>], selection| {
+        let tar = [&tar.concat()[..], &[0; 1024]].concat();
+        let (passed, noted) = filtered(&tar, selection, 700);
+        assert!(whole(&passed));
+        noted.cut_owners
+    };
+    // What busybox makes of 1000660000, of which it keeps eight digits, and of 16777216, of which nobody sees that.
+    let (cut, unseen, room) = (b"51156040", b"0000000\0", b"7777777\0");
+    let all = [entry("a", cut, room), entry("b", room, cut), entry("c", cut, cut), entry("d", room, unseen)];
+    assert_eq!(counted(&all, None), 3);
+    assert_eq!(counted(&all, selection(&[], &["a", "d"])), 2, "what is left out does not count");
+    // Those that write a large id in another way.
+    let [base256, _] = headers_of_a_large_file("large", 0);
+    let mut records = tar::Builder::new(Vec::new());
+    records.append_pax_extensions([("uid", b"1000660000".as_slice())]).unwrap();
+    let records = records.into_inner().unwrap();
+    let records = records[..2 * BLOCK].to_vec();
+    assert_eq!(counted(&[base256, records, entry("told", cut, room), entry("not told", cut, room)], None), 1);
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("x"), "x").unwrap();
+    for format in ["--format=gnu", "--format=posix"] {
+        let tar = pack(folder.path(), "tar", &[format, "--owner=x:1000660000", "--group=x:16777215"]);
+        assert_eq!(filtered(&tar, None, 512).1, Noted::default(), "{format}");
+    }
+}

@@ -110,6 +110,62 @@ fn a_file_that_changes_does_not_shift_what_follows() {
 }
 
 #[test]
+fn a_name_is_a_link_only_to_what_is_still_the_same_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let (sender, mut bytes) = mpsc::channel(CHANNEL_CHUNKS);
+    let stream = Stream { sender, chunk: BytesMut::new(), cancel: CancellationToken::new() };
+    let root = folder.path().to_path_buf();
+    let mut walker = Walker { root, tar: tar::Builder::new(stream), links: BTreeMap::new(), notes: Notes::default() };
+    let mut entry = |name: &str| {
+        let meta = at(name).symlink_metadata().unwrap();
+        walker.entry(&Path::new(".").join(name), &at(name), &meta).unwrap();
+    };
+    std::fs::write(at("one"), b"old").unwrap();
+    for name in ["two", "three"] {
+        std::fs::hard_link(at("one"), at(name)).unwrap();
+    }
+    entry("one");
+    entry("two");
+    // Written to in between: it is not what it was under its first name. What comes next is the same as this.
+    std::fs::write(at("three"), b"longer").unwrap();
+    entry("three");
+    entry("one");
+    // Its number alone, with one name: as if the file had gone and another one had got it.
+    std::fs::remove_file(at("one")).unwrap();
+    std::fs::remove_file(at("two")).unwrap();
+    entry("three");
+    walker.tar.finish().unwrap();
+    walker.tar.get_mut().flush().unwrap();
+    drop(walker);
+    let mut tar = Vec::new();
+    while let Ok(chunk) = bytes.try_recv() {
+        tar.extend_from_slice(&chunk);
+    }
+    let mut archive = tar::Archive::new(tar.as_slice());
+    let found: Vec<(String, Option<String>, u64)> = archive
+        .entries()
+        .unwrap()
+        .map(|entry| {
+            let entry = entry.unwrap();
+            let text = |bytes: std::borrow::Cow<'_, [u8]>| String::from_utf8(bytes.into_owned()).unwrap();
+            (text(entry.path_bytes()), entry.link_name_bytes().map(text), entry.size())
+        })
+        .collect();
+    let name = |name: &str, link: Option<&str>, size| (format!("./{name}"), link.map(|link| format!("./{link}")), size);
+    assert_eq!(
+        found,
+        [
+            name("one", None, 3),
+            name("two", Some("one"), 0),
+            name("three", None, 6),
+            name("one", Some("three"), 0),
+            name("three", None, 6)
+        ]
+    );
+}
+
+#[test]
 fn what_cannot_be_read_is_named_and_what_vanished_is_not() {
     let folder = tempfile::tempdir().unwrap();
     let (sender, _bytes) = mpsc::channel(CHANNEL_CHUNKS);

@@ -60,7 +60,7 @@ async fn who_is_to_be_succeeded_stays_where_the_server_refuses_the_successor() {
     let mut successor = plan();
     successor.id.job_uid = Uid::new("bbbbbbbb-0000").unwrap();
     successor.id.attempt = 2;
-    let cancel = CancellationToken::new();
+    let cancel = Cancel::default();
     assert_eq!(run(&successor, &source, &destination, &cancel).await.unwrap_err().reason, Reason::DestinationMismatch);
     assert_eq!(there(&destination).await, first);
     // So the next attempt says whose it was.

@@ -31,18 +31,13 @@ fn with(middle: Result<Scripted, Failure>) -> Vec<Member> {
     members(vec![Ok(whole(3_000_000)), middle, Ok(whole(5))])
 }
 
-async fn run_each(
-    plan: &Plan,
-    pods: &[Member],
-    destination: &Faulty,
-    cancel: &CancellationToken,
-) -> Result<Report, Failure> {
+async fn run_each(plan: &Plan, pods: &[Member], destination: &Faulty, cancel: &Cancel) -> Result<Report, Failure> {
     let clock = FixedClock::at("2026-01-02T03:04:05Z".parse().unwrap());
     back_up_each(plan, pods, destination, &clock, &Progress::default(), cancel).await
 }
 
 async fn each(pods: &[Member], destination: &Faulty) -> Result<Report, Failure> {
-    run_each(&plan(), pods, destination, &CancellationToken::new()).await
+    run_each(&plan(), pods, destination, &Cancel::default()).await
 }
 
 /// The one backup that is listed, after everything that its manifest names was read back.
@@ -66,7 +61,7 @@ async fn every_pod_has_its_archive_and_one_manifest_is_over_all() {
     let destination = memory();
     let progress = Progress::default();
     let clock = FixedClock::at(DateTime::UNIX_EPOCH);
-    let (plan, pods, cancel) = (plan(), three(), CancellationToken::new());
+    let (plan, pods, cancel) = (plan(), three(), Cancel::default());
     let report = back_up_each(&plan, &pods, &destination, &clock, &progress, &cancel).await.unwrap();
     assert_eq!((report.phase, report.reason, report.exit_code), (Phase::Succeeded, None, Some(0)));
     assert_eq!((report.pod.as_deref(), report.files), (Some("web-0, web-1, web-2"), Some(3)));
@@ -142,7 +137,7 @@ async fn a_pod_that_is_not_whole_is_missing_and_the_run_incomplete() {
     }
     let small = Plan { minimum_size: Some(50_000), ..plan() };
     let destination = memory();
-    let report = run_each(&small, &three(), &destination, &CancellationToken::new()).await.unwrap();
+    let report = run_each(&small, &three(), &destination, &Cancel::default()).await.unwrap();
     assert_eq!(report.reason, Some(Reason::PodsMissing), "the guard judges each pod, not the sum");
     assert!(report.message.contains("web-2: EmptyBackup"), "{}", report.message);
 }
@@ -218,11 +213,11 @@ async fn one_in_which_another_run_is_at_work_is_read_after_the_others() {
     let destination = memory();
     let mut pods = three();
     pods[1].source = held();
-    let cancel = CancellationToken::new();
+    let cancel = Cancel::default();
     let (plan, later) = (plan(), cancel.clone());
     let (ended, ()) = tokio::join!(run_each(&plan, &pods, &destination, &cancel), async {
         tokio::time::sleep(WAIT_PAUSE * 3 / 2).await;
-        later.cancel();
+        later.request(Reason::CancelRequested);
     });
     assert_eq!(ended.unwrap_err().reason, Reason::CancelRequested);
     assert_nothing_left(&destination, "cancelled while it waits").await;
@@ -355,12 +350,12 @@ async fn a_cancel_within_a_pod_leaves_nothing_of_any() {
     let destination = memory();
     let source = Scripted { endless: true, ..Scripted::new(Content::Tar, tar_with(&noise(9_000_000))) };
     let pods = with(Ok(source.clone()));
-    let cancel = CancellationToken::new();
+    let cancel = Cancel::default();
     let stop = async {
         while !destination.done().iter().any(|(o, key)| *o == Operation::Write && key.contains("web-1")) {
             tokio::task::yield_now().await;
         }
-        cancel.cancel();
+        cancel.request(Reason::CancelRequested);
     };
     let plan = plan();
     let (result, ()) = tokio::join!(run_each(&plan, &pods, &destination, &cancel), stop);
@@ -374,12 +369,12 @@ async fn a_cancel_between_pods_leaves_nothing_of_any() {
     // It comes while the first pod is committed, which hangs a while; and while the last one is.
     for hangs in ["web-0/log.txt", "web-2/log.txt"] {
         let destination = memory().once(Operation::Put, hangs, 1, Fault::Hang);
-        let cancel = CancellationToken::new();
+        let cancel = Cancel::default();
         let stop = async {
             while !destination.done().iter().any(|(o, key)| *o == Operation::Put && key.ends_with(hangs)) {
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }
-            cancel.cancel();
+            cancel.request(Reason::CancelRequested);
         };
         let (plan, pods) = (plan(), three());
         let work = tokio::time::timeout(COMMIT_GRACE + CLEANUP_LIMIT, run_each(&plan, &pods, &destination, &cancel));
@@ -388,8 +383,8 @@ async fn a_cancel_between_pods_leaves_nothing_of_any() {
         assert_nothing_left(&destination, hangs).await;
     }
     let untouched = memory();
-    let cancel = CancellationToken::new();
-    cancel.cancel();
+    let cancel = Cancel::default();
+    cancel.request(Reason::CancelRequested);
     assert_eq!(run_each(&plan(), &three(), &untouched, &cancel).await.unwrap_err().reason, Reason::CancelRequested);
     assert_eq!(untouched.done(), []);
 }
@@ -397,7 +392,7 @@ async fn a_cancel_between_pods_leaves_nothing_of_any() {
 #[tokio::test]
 async fn the_sum_is_compared_with_those_before_and_what_is_incomplete_with_nothing() {
     let destination = memory();
-    let cancel = CancellationToken::new();
+    let cancel = Cancel::default();
     let attempt = |attempt| {
         let mut plan = Plan { maximum_shrink_percent: Some(50), ..plan() };
         plan.id.attempt = attempt;
@@ -452,7 +447,7 @@ async fn each_archive_is_cut_and_encrypted_on_its_own() {
     let with = Identities::parse("key", key.to_string().expose_secret()).unwrap();
     let destination = memory();
     let clock = FixedClock::at(DateTime::UNIX_EPOCH);
-    let (plan, progress, cancel) = (Plan { recipients, ..plan() }, Progress::default(), CancellationToken::new());
+    let (plan, progress, cancel) = (Plan { recipients, ..plan() }, Progress::default(), Cancel::default());
     let pods = members(vec![Ok(whole(9_000_000)), Ok(whole(5))]);
     let report =
         carry_out(&plan, Sources::Each(&pods), &destination, &clock, &progress, &cancel, 4_500_000).await.unwrap();

@@ -7,7 +7,7 @@ use chrono::TimeDelta;
 #[tokio::test]
 async fn one_that_shrank_is_kept_and_flagged_until_it_is_accepted() {
     let destination = memory();
-    let cancel = CancellationToken::new();
+    let cancel = Cancel::default();
     // Each an hour after the one before it.
     let backup = async |hour: u32, size: usize, accepted: Option<&str>| {
         let mut plan = plan();
@@ -65,7 +65,7 @@ async fn next_by(plan: Plan, destination: &Faulty, size: usize) -> (Report, Vec<
     let already = destination.done().len();
     let plan = Plan { maximum_shrink_percent: Some(50), ..plan };
     let source = Scripted::new(Content::Raw, noise(size));
-    let report = run(&plan, &source, destination, &CancellationToken::new()).await.unwrap();
+    let report = run(&plan, &source, destination, &Cancel::default()).await.unwrap();
     let read = destination.done().into_iter().skip(already).filter(|(operation, key)| {
         *operation == Operation::Read && key.ends_with("manifest.json") && !key.starts_with(FOLDER)
     });

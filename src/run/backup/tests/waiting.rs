@@ -13,7 +13,7 @@ fn after_a_wait() -> Plan {
 
 #[tokio::test]
 async fn a_look_that_finds_the_directory_in_use_asks_the_destination_nothing() {
-    let cancel = CancellationToken::new();
+    let cancel = Cancel::default();
     let destination = memory();
     let failure = run(&after_a_wait(), &taken(), &destination, &cancel).await.unwrap_err();
     assert_eq!((failure.reason, failure.left), (Reason::BackupDirectoryBusy, None));
@@ -27,7 +27,7 @@ async fn a_look_that_finds_the_directory_in_use_asks_the_destination_nothing() {
 
 #[tokio::test]
 async fn one_that_finds_it_free_makes_a_backup_like_any_other() {
-    let cancel = CancellationToken::new();
+    let cancel = Cancel::default();
     let destination = memory();
     let dump = noise(5_000_000);
     let report = run(&after_a_wait(), &Scripted::new(Content::Raw, dump.clone()), &destination, &cancel).await.unwrap();
@@ -52,7 +52,7 @@ async fn of_several_pods_the_first_that_is_free_claims_the_folder() {
     let member = |pod: &str, source: Scripted| Member { pod: pod.into(), source: Ok(Box::new(source)) };
     let run = async |pods: &[Member], destination: &Faulty| {
         let clock = FixedClock::at("2026-01-02T03:04:05Z".parse().unwrap());
-        let (plan, cancel) = (after_a_wait(), CancellationToken::new());
+        let (plan, cancel) = (after_a_wait(), Cancel::default());
         back_up_each(&plan, pods, destination, &clock, &Progress::default(), &cancel).await
     };
     let destination = memory();

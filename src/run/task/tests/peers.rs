@@ -128,6 +128,34 @@ async fn a_backup_that_was_whole_when_its_process_died_counts_and_is_not_made_ag
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_backup_that_was_whole_when_its_process_was_cut_off_counts_and_is_not_made_again() {
+    // The process was cut off in its last look, and reached the API server again before anybody called it dead.
+    let cut_off = |reason| {
+        let mut status = crashed(1);
+        let failed = Err(Failure::new(reason, "cut off").leaving("perhaps the whole backup"));
+        let now = DateTime::from_timestamp(1_800_000_000, 0).expect("in range");
+        record::end_attempt(&mut status, &failed, Retry { limit: 2, backoff: Duration::ZERO }, None, now);
+        status
+    };
+    let foreign = crate::repository::manifest::tests::sample().owner;
+    let found = Report { ownership: Ownership::Foreign(foreign.clone()), ..report() };
+    let mut play = Play::new(vec![]);
+    *play.stage.found.lock().expect("sound") = Some(Ok(Recovered::Whole(Box::new(found))));
+    play.start("pg-m1", &cut_off(Reason::ClusterUnavailable));
+    assert!(play.supervisor.ended().await.2);
+    let last = play.last();
+    assert_eq!((last.phase, last.attempts.len(), &last.attempts[0].left), (Phase::Succeeded, 1, &None));
+    assert!(!last.warnings.iter().any(|said| said.contains("whole backup")), "{:?}", last.warnings);
+    assert_eq!(last.destinations[0].foreign_owner, Some(foreign.id()));
+    // One that failed for a reason of its own has failed, whatever could not be removed of it.
+    let mut play = Play::new(vec![Act::Succeed]);
+    *play.stage.found.lock().expect("sound") = Some(Ok(Recovered::Whole(Box::new(report()))));
+    play.start("pg-m1", &cut_off(Reason::DestinationUnavailable));
+    assert!(play.supervisor.ended().await.2);
+    assert_eq!((play.last().phase, play.last().attempts.len()), (Phase::Succeeded, 2));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_destination_that_cannot_be_cleared_holds_nothing_up() {
     let mut play = Play::new(vec![Act::Succeed]);
     *play.stage.found.lock().expect("sound") = Some(Err(Failure::new(Reason::DestinationUnavailable, "no answer")));
