@@ -2,11 +2,13 @@
 //! tests; none of them can be told to lose one answer, to keep a wrong byte, or to know nothing of checksums.
 
 use axum::Router;
-use axum::body::Bytes;
+use axum::body::{Body, Bytes};
 use axum::extract::{DefaultBodyLimit, State};
 use axum::http::{HeaderMap, Method, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
+use futures::{StreamExt, TryStreamExt};
 use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock, Mutex};
 use std::time::Duration;
 use ubo::api::names::ObjectKey;
@@ -37,6 +39,8 @@ struct Misbehaviour {
     denies: bool,
     /// It knows no conditional writes.
     unconditional: bool,
+    /// Whatever is no error, and not asked for its size alone, is answered with bytes that never end.
+    endless: bool,
 }
 
 #[derive(Default)]
@@ -45,6 +49,8 @@ struct Server {
     objects: HashMap<String, Vec<u8>>,
     uploads: HashMap<String, BTreeMap<u32, Vec<u8>>>,
     seen: Vec<String>,
+    /// Bytes of answers without end.
+    poured: Arc<AtomicU64>,
 }
 
 type Shared = Arc<Mutex<Server>>;
@@ -87,6 +93,18 @@ async fn answer(State(server): State<Shared>, method: Method, uri: Uri, headers:
     server.seen.push(what.into());
     if server.how.denies && matches!(what, "begin" | "put") {
         return error(403, "SignatureDoesNotMatch");
+    }
+    let conflict = headers.contains_key("if-none-match") && server.objects.contains_key(&key);
+    if server.how.endless && !conflict && what != "stat" {
+        let poured = Arc::clone(&server.poured);
+        let body = futures::stream::repeat_with(move || {
+            poured.fetch_add(64 * 1024, Ordering::Relaxed);
+            Ok::<_, std::io::Error>(Bytes::from_static(&[b'x'; 64 * 1024]))
+        });
+        let body = Body::from_stream(body.take(10_000)); // whoever reads on finds it out before this machine is full
+        // An object has a size, however long it is.
+        let size = [("content-length", (1_u64 << 40).to_string())];
+        return if what == "get" { (size, body).into_response() } else { body.into_response() };
     }
     let mut kept = body.to_vec();
     if server.how.corrupt && !kept.is_empty() {
@@ -135,7 +153,7 @@ async fn answer(State(server): State<Shared>, method: Method, uri: Uri, headers:
             if headers.contains_key("if-none-match") && server.how.unconditional {
                 return error(501, "NotImplemented");
             }
-            if headers.contains_key("if-none-match") && server.objects.contains_key(&key) {
+            if conflict {
                 return error(412, "PreconditionFailed");
             }
             server.objects.insert(key, kept);
@@ -344,4 +362,39 @@ async fn a_refusal_is_told_without_the_servers_words() {
     assert_eq!(failure.reason, Reason::DestinationDenied);
     assert!(failure.message.contains("SignatureDoesNotMatch") && !failure.message.contains("hunter2"), "{failure}");
     assert_eq!(count(&server, "begin"), 1, "what is refused is not tried again");
+}
+
+#[tokio::test]
+async fn what_a_server_answers_without_end_is_not_taken_into_memory() {
+    for what in ["put", "upload", "list", "abort uploads", "put if absent"] {
+        let (server, destination) = start(Misbehaviour { endless: true, ..Misbehaviour::default() }).await;
+        server.lock().unwrap().objects.insert("run/dump.zst".into(), b"mine".to_vec());
+        let done = async {
+            match what {
+                "put" => {
+                    destination.stat(&key()).await?; // the answer to a put is judged once the server was reached
+                    destination.put(&key(), Bytes::from_static(b"mine"), Put::Always).await.map(drop)
+                }
+                "upload" => upload(&*destination, &BODY).await.map(drop),
+                "list" => destination.list("run/").await?.try_collect::<Vec<_>>().await.map(drop),
+                "abort uploads" => destination.abort_uploads("run/").await.map(drop),
+                _ => {
+                    let stored = destination.put(&key(), Bytes::from_static(b"xxxx"), Put::IfAbsent).await?;
+                    assert_eq!(stored, Stored::AlreadyThere);
+                    Ok(())
+                }
+            }
+        };
+        let done = tokio::time::timeout(Duration::from_mins(1), done).await.expect("it was read on and on");
+        if what == "put if absent" {
+            done.unwrap();
+        } else {
+            let failure = done.unwrap_err();
+            assert_eq!(failure.reason, Reason::DestinationUnavailable, "{what}: {failure}");
+            assert!(failure.message.contains("longer than") || failure.message.contains("more than"), "{failure}");
+        }
+        // What was read, and what lay in the buffers on the way, of a few requests.
+        let poured = server.lock().unwrap().poured.load(Ordering::Relaxed);
+        assert!(poured < 200 << 20, "{what}: {poured} bytes");
+    }
 }

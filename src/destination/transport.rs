@@ -255,7 +255,7 @@ mod tests {
         assert_eq!(tries.load(Ordering::Relaxed), 0);
     }
 
-    /// Answers everything with this status and bytes for ever; counts them.
+    /// Answers everything with this status and, as it were, bytes for ever; counts them.
     struct Endless(u16, Arc<AtomicU64>);
 
     impl HttpTransport for Endless {
@@ -265,7 +265,7 @@ mod tests {
                 sent.fetch_add(64 * 1024, Ordering::Relaxed);
                 Ok(Buffer::from(vec![b'x'; 64 * 1024]))
             });
-            let mut response = http::Response::new(HttpBody::new(pieces, None));
+            let mut response = http::Response::new(HttpBody::new(pieces.take(1024), None));
             *response.status_mut() = http::StatusCode::from_u16(self.0).expect("a status");
             Ok(response)
         }

@@ -31,6 +31,8 @@ struct Scripted {
     end: Result<Completion, Failure>,
     /// It never ends, unless it is cancelled.
     endless: bool,
+    /// It does not even end then.
+    deaf: bool,
     /// Set when it has ended.
     ended: Arc<AtomicBool>,
 }
@@ -39,7 +41,7 @@ impl Scripted {
     fn new(content: Content, bytes: impl Into<Vec<u8>>) -> Self {
         let ending = Ending { exit_code: Some(0), warnings: vec!["a warning".into()], log: b"said".to_vec() };
         let end = Ok(Completion::Complete(ending));
-        Self { content, bytes: bytes.into(), end, endless: false, ended: Arc::default() }
+        Self { content, bytes: bytes.into(), end, endless: false, deaf: false, ended: Arc::default() }
     }
 
     fn ending(mut self, end: Result<Completion, Failure>) -> Self {
@@ -53,7 +55,7 @@ impl Source for Scripted {
     async fn open(&self, cancel: CancellationToken) -> Result<Capture, Failure> {
         let (sender, bytes) = mpsc::channel(CHANNEL_CHUNKS);
         let content = self.bytes.clone();
-        let (endless, end, ended) = (self.endless, self.end.clone(), self.ended.clone());
+        let (endless, deaf, end, ended) = (self.endless, self.deaf, self.end.clone(), self.ended.clone());
         let task = tokio::spawn(async move {
             for chunk in content.chunks(CHUNK_LIMIT) {
                 if sender.send(Bytes::copy_from_slice(chunk)).await.is_err() {
@@ -62,6 +64,9 @@ impl Source for Scripted {
             }
             if endless {
                 cancel.cancelled().await;
+            }
+            if deaf {
+                std::future::pending::<()>().await;
             }
             drop(sender);
             ended.store(true, Ordering::SeqCst);

@@ -20,7 +20,8 @@ async fn lost_at(destination: &Faulty, operation: Operation, suffix: &str, asked
         tokio::time::Instant::now()
     };
     let (plan, source) = (plan(), Scripted::new(Content::Raw, noise(3_000_000)));
-    let (result, since) = tokio::join!(run(&plan, &source, destination, &cancel), stop);
+    let both = async { tokio::join!(run(&plan, &source, destination, &cancel), stop) };
+    let (result, since) = tokio::time::timeout(Duration::from_mins(5), both).await.expect("it was not asked for");
     (result.unwrap_err(), since.elapsed())
 }
 
@@ -85,6 +86,23 @@ async fn without_a_manifest_it_is_cleaned_up_before_others_look() {
     assert!(took <= 2 * LOST_GRACE && failure.left.is_some(), "{took:?} {failure}");
     let others_wait = Terms::EXECUTOR.lasts.saturating_sub(Terms::EXECUTOR.renew_within);
     assert!(2 * LOST_GRACE <= others_wait, "they look after {others_wait:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_source_that_does_not_answer_does_not_take_the_time_that_its_upload_has() {
+    let destination = memory();
+    let source = Scripted { deaf: true, ..Scripted::new(Content::Raw, noise(9_000_000)) };
+    let (plan, cancel) = (plan(), Cancel::default());
+    let stop = async {
+        while !destination.done().iter().any(|(o, _)| *o == Operation::Write) {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        cancel.request(Reason::ClusterUnavailable);
+        tokio::time::Instant::now()
+    };
+    let (result, since) = tokio::join!(run(&plan, &source, &destination, &cancel), stop);
+    assert!(result.is_err() && since.elapsed() <= 2 * LOST_GRACE);
+    assert!(destination.done().iter().any(|(o, _)| *o == Operation::Abort), "{:?}", destination.done());
 }
 
 /// Cuts its process off when it is asked for the time that the manifest says.
