@@ -20,7 +20,8 @@ async fn lost_at(destination: &Faulty, operation: Operation, suffix: &str, asked
         tokio::time::Instant::now()
     };
     let (plan, source) = (plan(), Scripted::new(Content::Raw, noise(3_000_000)));
-    let (result, since) = tokio::join!(run(&plan, &source, destination, &cancel), stop);
+    let both = async { tokio::join!(run(&plan, &source, destination, &cancel), stop) };
+    let (result, since) = tokio::time::timeout(Duration::from_mins(5), both).await.expect("it was not asked for");
     (result.unwrap_err(), since.elapsed())
 }
 
