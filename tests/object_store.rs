@@ -99,7 +99,7 @@ async fn answer(State(server): State<Shared>, method: Method, uri: Uri, headers:
         let poured = Arc::clone(&server.poured);
         let body = futures::stream::repeat_with(move || {
             poured.fetch_add(64 * 1024, Ordering::Relaxed);
-            Ok::<_, std::io::Error>(Bytes::from_static(&[b'x'; 64 * 1024]))
+            Ok::<_, std::io::Error>(Bytes::from(vec![b'x'; 64 * 1024]))
         });
         let body = Body::from_stream(body.take(10_000)); // whoever reads on finds it out before this machine is full
         // An object has a size, however long it is.
