@@ -7,7 +7,7 @@ use crate::destination::build::{build_within, limited};
 use crate::error::{Failure, Reason};
 use crate::repository::manifest::pods::shown_names;
 use crate::run::AttemptId;
-use crate::run::backup::{Member, back_up, back_up_each};
+use crate::run::backup::{Member, SEGMENT_SIZE, back_up, back_up_each};
 use crate::run::cancel::Cancel;
 use crate::run::ports::{Executor, Prepared};
 use crate::run::recover::recover;
@@ -158,6 +158,7 @@ impl Prepared for ExecAttempt {
             maximum_shrink_percent: Some(job.maximum_shrink_percent),
             accepted: job.accepted.clone(),
             waited,
+            segment_size: SEGMENT_SIZE,
             id,
         };
         let source = |pod: ResolvedPod| {

@@ -11,7 +11,7 @@ use crate::clock::Clock;
 use crate::destination::address::Address;
 use crate::destination::build::limited;
 use crate::error::{Failure, Reason};
-use crate::run::backup::back_up;
+use crate::run::backup::{SEGMENT_SIZE, back_up};
 use crate::run::report::{Plan, Progress, Report};
 use crate::run::{AttemptId, Phase};
 use crate::source::Source;
@@ -105,6 +105,7 @@ pub async fn run(args: &BackupArgs, environment: &Environment, clock: &Arc<dyn C
         maximum_shrink_percent: None,
         accepted: None,
         waited: false,
+        segment_size: SEGMENT_SIZE,
     };
     let progress = Arc::new(Progress::default());
     let meter = Meter::start("backing up", &progress, None, args.destination.output == Format::Json);

@@ -47,8 +47,8 @@
 //! `owner.json` always stays.
 //!
 //! # Very large backups
-//! An object is closed at [`SEGMENT_SIZE`] and the next one begun. All of one source are committed at its end, in order.
-//! Until then each upload keeps its last part in memory, so there should be few of them.
+//! An object is closed at [`Plan::segment_size`] and the next one begun. All of one source are committed at its end, in
+//! order. Until then each upload keeps its last part in memory, so there should be few of them.
 
 use super::cancel::Cancel;
 use super::record::WAIT_PAUSE;
@@ -85,7 +85,8 @@ const WAIT_ROUNDS: u32 = 40;
 /// Parts that an upload has at most. S3 takes 10,000; the rest is left free, so that nobody who counts a little differently
 /// refuses the last part of 76 GiB.
 const SEGMENT_PARTS: u64 = 9_728;
-/// Longest object; then the next one begins. As long as an upload may be: each costs memory until the commit.
+/// Longest object, wherever there is no reason for shorter ones. As long as an upload may be: each costs memory until the
+/// commit.
 pub const SEGMENT_SIZE: u64 = SEGMENT_PARTS * PART_SIZE as u64;
 /// For committing and writing the manifest once a cancel has come.
 pub const COMMIT_GRACE: Duration = Duration::from_secs(30);
@@ -113,7 +114,7 @@ pub struct Member {
 
 /// What is backed up.
 #[derive(Clone, Copy)]
-pub(crate) enum Sources<'a> {
+enum Sources<'a> {
     One(&'a dyn Source),
     Each(&'a [Member]),
 }
@@ -128,7 +129,7 @@ pub async fn back_up(
     progress: &Progress,
     cancel: &Cancel,
 ) -> Result<Report, Failure> {
-    carry_out(plan, Sources::One(source), destination, clock, progress, cancel, SEGMENT_SIZE).await
+    carry_out(plan, Sources::One(source), destination, clock, progress, cancel).await
 }
 
 /// Makes one backup of several pods, one after the other, so that it takes no more memory than one. The report is
@@ -142,17 +143,16 @@ pub async fn back_up_each(
     progress: &Progress,
     cancel: &Cancel,
 ) -> Result<Report, Failure> {
-    carry_out(plan, Sources::Each(pods), destination, clock, progress, cancel, SEGMENT_SIZE).await
+    carry_out(plan, Sources::Each(pods), destination, clock, progress, cancel).await
 }
 
-pub(crate) async fn carry_out(
+async fn carry_out(
     plan: &Plan,
     sources: Sources<'_>,
     destination: &dyn Destination,
     clock: &dyn Clock,
     progress: &Progress,
     cancel: &Cancel,
-    segment_size: u64,
 ) -> Result<Report, Failure> {
     // Ends the source whenever this future ends, for whatever reason.
     let stop = cancel.token().child_token();
@@ -165,7 +165,6 @@ pub(crate) async fn carry_out(
         cancel,
         stop,
         folder: layout::folder(&plan.id)?,
-        segment_size,
         started_at: clock.now(),
         claimed: false,
         ownership: Ownership::Ours,
@@ -233,7 +232,6 @@ struct Attempt<'a> {
     /// Ends whatever source is open.
     stop: CancellationToken,
     folder: ObjectKey,
-    segment_size: u64,
     started_at: DateTime<Utc>,
     /// `started.json` is ours.
     claimed: bool,
@@ -367,7 +365,6 @@ impl<'a> Attempt<'a> {
             self.progress,
             self.folder.clone(),
             pod,
-            self.segment_size,
             self.stop.child_token(),
         ))
     }

@@ -35,6 +35,8 @@ pub struct Plan {
     pub accepted: Option<String>,
     /// The attempt before it found that it had to wait: nothing is written before it is known whether this one has to.
     pub waited: bool,
+    /// Longest object in bytes, [`super::backup::SEGMENT_SIZE`] at most; then the next one begins.
+    pub segment_size: u64,
 }
 
 /// Live counters, read by whoever shows them.

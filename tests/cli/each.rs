@@ -9,7 +9,7 @@ use ubo::destination::address::Address;
 use ubo::destination::build::build;
 use ubo::error::{Failure, Reason};
 use ubo::run::AttemptId;
-use ubo::run::backup::{Member, back_up_each};
+use ubo::run::backup::{Member, SEGMENT_SIZE, back_up_each};
 use ubo::run::cancel::Cancel;
 use ubo::run::report::{Plan, Progress};
 use ubo::source::Source;
@@ -37,6 +37,7 @@ fn plan(run: &str) -> Plan {
         maximum_shrink_percent: None,
         accepted: None,
         waited: false,
+        segment_size: SEGMENT_SIZE,
     }
 }
 

@@ -7,7 +7,7 @@ use crate::destination::object_store::ObjectStore;
 use crate::destination::{Destination, Put};
 use crate::repository::catalog;
 use crate::run::AttemptId;
-use crate::run::backup::{Sources, carry_out};
+use crate::run::backup::back_up;
 use crate::run::cancel::Cancel;
 use crate::run::report::Plan;
 use crate::source::{Capture, CaptureFacts, Completion, Consistency, Ending, Source};
@@ -126,11 +126,12 @@ async fn in_segments(
         maximum_shrink_percent: None,
         accepted: None,
         waited: false,
+        segment_size,
     };
     let clock = FixedClock::at(DateTime::UNIX_EPOCH);
     let source = Fixed(content, raw.to_vec());
     let (progress, cancel) = (Progress::default(), Cancel::default());
-    carry_out(&plan, Sources::One(&source), &*destination, &clock, &progress, &cancel, segment_size).await.unwrap();
+    back_up(&plan, &source, &*destination, &clock, &progress, &cancel).await.unwrap();
     let archives = catalog::load(&*destination, "").await.unwrap();
     let backup = archives[0].backups[0].clone();
     (destination, backup)

@@ -77,7 +77,6 @@ pub(super) struct Part<'a> {
     folder: ObjectKey,
     /// The pod whose folder in there it is, where each has one.
     pod: Option<String>,
-    segment_size: u64,
     /// Ends the source.
     stop: CancellationToken,
     segments: Vec<Segment>,
@@ -94,11 +93,10 @@ impl<'a> Part<'a> {
         progress: &'a Progress,
         folder: ObjectKey,
         pod: Option<String>,
-        segment_size: u64,
         stop: CancellationToken,
     ) -> Self {
         let (segments, whole, capture) = (Vec::new(), None, None);
-        Self { plan, destination, progress, folder, pod, segment_size, stop, segments, whole, capture }
+        Self { plan, destination, progress, folder, pod, stop, segments, whole, capture }
     }
 
     /// Opens the source, and waits for its first bytes or its end: one in whose place another run is at work ends without
@@ -173,7 +171,7 @@ impl<'a> Part<'a> {
             return Ok(());
         }
         let size = frame.len() as u64;
-        let full = |segment: &Segment| segment.tally.size() > 0 && segment.tally.size() + size > self.segment_size;
+        let full = |segment: &Segment| segment.tally.size() > 0 && segment.tally.size() + size > self.plan.segment_size;
         if self.segments.last().is_none_or(full) {
             if let [only] = &self.segments[..] {
                 self.whole = Some(only.tally.clone());

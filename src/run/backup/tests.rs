@@ -104,6 +104,7 @@ fn plan() -> Plan {
         maximum_shrink_percent: None,
         accepted: None,
         waited: false,
+        segment_size: SEGMENT_SIZE,
     }
 }
 
@@ -489,11 +490,9 @@ async fn owners_are_told_apart() {
 async fn a_large_backup_has_several_objects() {
     let destination = memory();
     let dump = noise(9_000_000);
-    let clock = FixedClock::at(DateTime::UNIX_EPOCH);
-    let (plan, progress, cancel) = (plan(), Progress::default(), Cancel::default());
+    let (plan, cancel) = (Plan { segment_size: 4_500_000, ..plan() }, Cancel::default());
     let source = Scripted::new(Content::Raw, dump.clone());
-    let report =
-        carry_out(&plan, Sources::One(&source), &destination, &clock, &progress, &cancel, 4_500_000).await.unwrap();
+    let report = run(&plan, &source, &destination, &cancel).await.unwrap();
     let names: Vec<&str> = report.objects.iter().map(|o| o.name.as_str()).collect();
     assert_eq!(names, ["dump.zst", "dump.zst.0001", "dump.zst.0002", "log.txt"]);
     assert!(restored(&destination, &report.objects).await == dump);
@@ -514,7 +513,7 @@ async fn a_large_backup_has_several_objects() {
     // One that fails half-way aborts all of them.
     let destination = memory().once(Operation::Commit, ".0001", 1, Fault::Fail(Reason::DestinationUnavailable));
     let source = Scripted::new(Content::Raw, dump);
-    carry_out(&plan, Sources::One(&source), &destination, &clock, &progress, &cancel, 4_500_000).await.unwrap_err();
+    run(&plan, &source, &destination, &cancel).await.unwrap_err();
     assert_nothing_left(&destination, "a segment that failed").await;
 }
 
@@ -537,10 +536,10 @@ async fn an_encrypted_backup_is_cut_after_it_was_encrypted() {
     let destination = memory();
     let dump = noise(9_000_000);
     let clock = FixedClock::at(DateTime::UNIX_EPOCH);
-    let (plan, progress, cancel) = (Plan { recipients, ..plan() }, Progress::default(), Cancel::default());
+    let plan = Plan { recipients, segment_size: 4_500_000, ..plan() };
+    let (progress, cancel) = (Progress::default(), Cancel::default());
     let source = Scripted::new(Content::Raw, dump.clone());
-    let report =
-        carry_out(&plan, Sources::One(&source), &destination, &clock, &progress, &cancel, 4_500_000).await.unwrap();
+    let report = back_up(&plan, &source, &destination, &clock, &progress, &cancel).await.unwrap();
     let names: Vec<&str> = report.objects.iter().map(|o| o.name.as_str()).collect();
     assert_eq!(names, ["dump.zst.age", "dump.zst.age.0001", "dump.zst.age.0002", "log.txt.age"]);
     assert_eq!(progress.stored.load(Ordering::Relaxed), report.bytes_stored);

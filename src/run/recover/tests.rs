@@ -5,7 +5,7 @@ use crate::destination::Put;
 use crate::destination::faulty::{Fault, Faulty, Operation};
 use crate::destination::object_store::ObjectStore;
 use crate::error::Reason;
-use crate::run::backup::back_up;
+use crate::run::backup::{SEGMENT_SIZE, back_up};
 use crate::run::cancel::Cancel;
 use crate::run::report::{Plan, Progress};
 use crate::source::{CHANNEL_CHUNKS, Capture, CaptureFacts, Completion, Consistency, Content, Ending, Source};
@@ -66,6 +66,7 @@ async fn backed_up(destination: &Faulty) -> Report {
         maximum_shrink_percent: None,
         accepted: None,
         waited: false,
+        segment_size: SEGMENT_SIZE,
         recipients: Vec::new(),
         adopt: None,
     };

@@ -32,12 +32,13 @@ use std::time::Duration;
 const THREADS: &str = "--test-threads=2";
 
 /// Files whose tests wait more than they work, the longest first.
-const PATIENT: [&str; 11] = [
+const PATIENT: [&str; 12] = [
     "disruption",
     "schedule",
     "failing_server",
     "kills",
     "luck",
+    "failing_api",
     "example",
     "life",
     "policies",

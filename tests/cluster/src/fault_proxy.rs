@@ -1,7 +1,7 @@
 //! **A** A proxy that breaks things on purpose, in the test's own process.
 //!
-//! It stands in front of a real server (S3 by HTTP, the API server by plain TCP) and passes every byte on unchanged, the
-//! `Host` header included, which S3 signatures cover. A test tells it what shall go wrong, and asks it what it saw:
+//! It stands in front of a real server (S3 by HTTP, the API server by HTTPS, or by plain TCP) and passes every byte on
+//! unchanged, the `Host` header included, which S3 signatures cover. A test tells it what shall go wrong, and asks it what it saw:
 //!
 //! ```no_run
 //! # fn main() -> anyhow::Result<()> {
@@ -18,11 +18,15 @@
 //! It works with threads, two at most for each connection, and no runtime: what a test's own runtime does or does not do
 //! cannot hold it up. Dropping it cuts every connection.
 
+mod end;
 mod http;
 mod relay;
 
+use crate::Cluster;
 use anyhow::{Context, Result, bail};
+use end::Tls;
 use std::collections::BTreeMap;
+use std::fs;
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
@@ -43,7 +47,8 @@ pub enum Fault {
     CutAnswerAfter(u64),
     /// One bit of the request's body is another one when it reaches the server (of a body with a length, not chunked).
     Corrupt,
-    /// Nothing is passed on and nothing answered until [`FaultProxy::release`], [`FaultProxy::cut`] or the end.
+    /// Nothing is passed on and nothing answered until [`FaultProxy::release`], [`FaultProxy::cut`] or the end. What is released
+    /// reaches the server whole, also if the client has given it up meanwhile.
     Stall,
 }
 
@@ -145,9 +150,9 @@ pub struct FaultProxy {
     listener: Option<JoinHandle<()>>,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
 enum Protocol {
     Http,
+    Https(Tls),
     Tcp,
 }
 
@@ -185,6 +190,18 @@ impl FaultProxy {
     /// In front of an HTTP/1.1 server at `upstream` (`HOST:PORT`), on a free port of the address `on`. Rules apply.
     pub fn http(on: &str, upstream: &str) -> Result<FaultProxy> {
         FaultProxy::start(on, upstream, Protocol::Http)
+    }
+
+    /// In front of the cluster's API server, with whose own certificate it shows itself. Clients are known by their tokens,
+    /// which pass; one that has a certificate is nobody behind it. Rules apply, to the beginning of an exec as well, whose
+    /// bytes then pass both ways.
+    pub fn api(cluster: &Cluster) -> Result<FaultProxy> {
+        let read = |name: &str| {
+            let path = cluster.state.join("pki").join(name);
+            fs::read(&path).with_context(|| format!("cannot read {}", path.display()))
+        };
+        let tls = Tls::new(&read("apiserver.crt")?, &read("apiserver.key")?, &read("ca.crt")?)?;
+        FaultProxy::start(&cluster.node, &cluster.api, Protocol::Https(tls))
     }
 
     /// In front of any server: bytes pass both ways. Limit, stall, cut and reset apply, rules do not.

@@ -23,7 +23,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::Api;
 use kube::api::{ListParams, LogParams, Patch, PatchParams};
 use operator::{Operator, update};
-use scene::{BUSYBOX, Scene, TWO_LEASES, edit, kill_executor, operator_ready};
+use scene::{BUSYBOX, Scene, TWO_LEASES, edit, kill_executor, leader, operator_ready};
 use serde_json::{Value, json};
 use tokio::sync::Mutex;
 use ubo::api::backup_job::BackupJob;
@@ -333,7 +333,7 @@ async fn patient(scene: &Scene, store: &Store) -> Result<()> {
     begun(scene, 1).await?;
     let first = executor(scene, "patient-once").await?;
     let installed = &scene.installed;
-    lead_is_lost_and_found(installed).await?;
+    lead_is_lost_and_found(scene).await?;
     ensure!(executor(scene, "patient-once").await? == first, "it was taken away with the lead");
     update(installed, &store.denied(), Some(3)).await?;
     let pods: Api<Pod> = Api::namespaced(installed.admin.clone(), "backup-system");
@@ -374,16 +374,39 @@ fn waits_for_a_directory(run: &BackupRun) -> bool {
         && run.status.as_ref().is_some_and(|status| reasons(status) == ["BackupDirectoryBusy"])
 }
 
-/// Somebody else writes himself into the scheduling Lease, and is not heard of any more.
-async fn lead_is_lost_and_found(installed: &Installed) -> Result<()> {
-    let leases: Api<Lease> = Api::namespaced(installed.admin.clone(), "backup-system");
+/// Somebody else writes himself into the scheduling Lease, and is not heard of any more. What becomes due meanwhile is not
+/// claimed before that Lease has expired and was taken again.
+async fn lead_is_lost_and_found(scene: &Scene) -> Result<()> {
+    let admin = &scene.installed.admin;
+    let leases: Api<Lease> = Api::namespaced(admin.clone(), "backup-system");
+    let pods: Api<Pod> = Api::namespaced(admin.clone(), "backup-system");
+    let leader = leader(&scene.installed).await?.context("nobody leads")?;
+    let losses = async || {
+        let said = pods.logs(&leader, &LogParams::default()).await?;
+        anyhow::Ok(said.matches("duty=Follows").count())
+    };
+    let before = losses().await?;
     let stolen = json!({"spec": {"holderIdentity": "nobody", "leaseDurationSeconds": 15}});
     leases.patch("ubo-scheduler", &PatchParams::default(), &Patch::Merge(&stolen)).await?;
-    until("somebody to lead again", || async {
-        let holder = leases.get("ubo-scheduler").await?.spec.and_then(|spec| spec.holder_identity);
-        Ok(holder.is_some_and(|holder| holder != "nobody").then_some(()))
+    until("the one who led to see it", || async { Ok((losses().await? > before).then_some(())) }).await?;
+    scene.apply(&scene.job("unled", "echo unled", |_| {})).await?;
+    let applied = SystemClock.now();
+    let taken = until("somebody to lead again", || async {
+        let spec = leases.get("ubo-scheduler").await?.spec.unwrap_or_default();
+        Ok(spec.acquire_time.filter(|_| spec.holder_identity.as_deref() != Some("nobody")))
     })
-    .await
+    .await?;
+    ensure!(
+        applied.timestamp() < taken.0.as_second(),
+        "{applied} is too late to tell: the Lease was taken at {taken:?}"
+    );
+    let ended = scene.ended("unled-once").await?;
+    ensure!(ended.phase == Phase::Succeeded && ended.attempts.len() == 1, "{ended:?}");
+    let run: BackupRun = scene.api().get("unled-once").await?;
+    let claimed = run.metadata.creation_timestamp.context("a time")?;
+    // One machine's clock; times in metadata are whole seconds.
+    ensure!(claimed.0.as_second() >= taken.0.as_second(), "claimed at {claimed:?}, and nobody led before {taken:?}");
+    Ok(())
 }
 
 /// Told to end, and given three seconds: the run is cancelled, and another process begins it anew.

@@ -447,10 +447,10 @@ async fn each_archive_is_cut_and_encrypted_on_its_own() {
     let with = Identities::parse("key", key.to_string().expose_secret()).unwrap();
     let destination = memory();
     let clock = FixedClock::at(DateTime::UNIX_EPOCH);
-    let (plan, progress, cancel) = (Plan { recipients, ..plan() }, Progress::default(), Cancel::default());
+    let plan = Plan { recipients, segment_size: 4_500_000, ..plan() };
+    let (progress, cancel) = (Progress::default(), Cancel::default());
     let pods = members(vec![Ok(whole(9_000_000)), Ok(whole(5))]);
-    let report =
-        carry_out(&plan, Sources::Each(&pods), &destination, &clock, &progress, &cancel, 4_500_000).await.unwrap();
+    let report = back_up_each(&plan, &pods, &destination, &clock, &progress, &cancel).await.unwrap();
     let names: Vec<&str> = report.objects.iter().map(|o| o.name.as_str()).collect();
     assert_eq!(
         names,

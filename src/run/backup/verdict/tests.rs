@@ -26,6 +26,7 @@ fn plan() -> Plan {
         maximum_shrink_percent: None,
         accepted: None,
         waited: false,
+        segment_size: u64::MAX,
     }
 }
 

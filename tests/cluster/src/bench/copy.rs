@@ -8,7 +8,7 @@
 use super::kubectl::{Kubectl, Watch, now};
 use super::operator::{Operator, Process};
 use super::scene::{job, list, pod, secret};
-use super::{Goal, Measured, Table, mib};
+use super::{Cell, Goal, Measured, Table};
 use crate::report::{Report, Stopwatch};
 use anyhow::{Context, Result, bail, ensure};
 use chrono::{DateTime, TimeDelta, Utc};
@@ -104,19 +104,19 @@ impl Bench<'_> {
         let row = |who: &str, times: &[f64]| {
             let ends = (times.iter().copied().fold(f64::INFINITY, f64::min), times.iter().copied().fold(0.0, f64::max));
             vec![
-                who.to_owned(),
-                format!("{:.2} s", median(times)),
-                format!("{:.2} s", ends.0),
-                format!("{:.2} s", ends.1),
-                format!("{:.0} MiB/s", super::in_mib(bytes) / median(times)),
-                format!("{:.2}", ratio(times)),
+                who.into(),
+                Cell::seconds(median(times)),
+                Cell::seconds(ends.0),
+                Cell::seconds(ends.1),
+                Cell::Amount { value: super::in_mib(bytes) / median(times), digits: 0, unit: "MiB/s" },
+                Cell::Amount { value: ratio(times), digits: 2, unit: "" },
             ]
         };
         let speed = Table {
             title: format!(
                 "a tree of {files} files, {}, by GNU tar; {ROUNDS} rounds in turns; {} stored",
-                mib(bytes),
-                mib(stored)
+                Cell::mib(bytes),
+                Cell::mib(stored)
             ),
             columns: vec!["who", "median", "least", "most", "rate", "to kubectl"],
             rows: vec![
@@ -144,14 +144,14 @@ impl Bench<'_> {
         let memory = Table {
             title: "resident memory of the operator's process, started anew each time; half of each MiB cannot be compressed"
                 .into(),
-            columns: vec!["when", "at rest", "peak", "above rest", "after it", "seconds", "stored"],
+            columns: vec!["when", "at rest", "peak", "above rest", "after it", "took", "stored"],
             rows: memory,
         };
         Ok(Measured { tables: vec![speed, memory], goals })
     }
 
     /// What the runs of these jobs take above what the process had at rest, and the row that says so.
-    fn memory(&self, runs: &mut Runs<'_>, what: &str, jobs: &[&str], blocks: usize) -> Result<(Vec<String>, u64)> {
+    fn memory(&self, runs: &mut Runs<'_>, what: &str, jobs: &[&str], blocks: usize) -> Result<(Vec<Cell>, u64)> {
         let processes = Operator::of(self.kubectl.cluster).fresh()?;
         let took = runs.run(jobs)?;
         let mut most: Option<(u64, u64, &Process)> = None;
@@ -168,13 +168,13 @@ impl Bench<'_> {
         let wanted = (jobs.len() * blocks * BLOCK) << 20;
         ensure!(read == wanted as u64, "{read} bytes were read instead of {wanted}");
         let row = vec![
-            what.to_owned(),
-            mib(process.idle),
-            mib(peak),
-            mib(above),
-            mib(process.resident()?),
-            format!("{seconds:.0}"),
-            mib(stored),
+            what.into(),
+            Cell::mib(process.idle),
+            Cell::mib(peak),
+            Cell::mib(above),
+            Cell::mib(process.resident()?),
+            Cell::Amount { value: seconds, digits: 0, unit: "s" },
+            Cell::mib(stored),
         ];
         Ok((row, above))
     }

@@ -9,6 +9,8 @@ use clap::ValueEnum;
 use rig::Cluster;
 use rig::example::Example;
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::fmt::{self, Display, Formatter};
 
 mod copy;
 mod kubectl;
@@ -35,6 +37,59 @@ pub enum Output {
     Json,
 }
 
+/// One thing in a table.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Cell {
+    /// What a row is about.
+    Words(String),
+    /// How many.
+    Count(u64),
+    /// How much, in this unit, which is the same in all of a column.
+    Amount {
+        /// As it was measured.
+        value: f64,
+        /// So many digits behind the point are for people.
+        digits: usize,
+        /// `s`, `MiB`; may be empty.
+        unit: &'static str,
+    },
+}
+
+impl Cell {
+    fn seconds(value: f64) -> Self {
+        Self::Amount { value, digits: 2, unit: "s" }
+    }
+
+    fn mib(bytes: u64) -> Self {
+        Self::Amount { value: in_mib(bytes), digits: 1, unit: "MiB" }
+    }
+
+    fn json(&self) -> Value {
+        match self {
+            Self::Words(words) => json!(words),
+            Self::Count(count) => json!(count),
+            Self::Amount { value, .. } => json!(value),
+        }
+    }
+}
+
+impl From<&str> for Cell {
+    fn from(words: &str) -> Self {
+        Self::Words(words.to_owned())
+    }
+}
+
+impl Display for Cell {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Words(words) => f.write_str(words),
+            Self::Count(count) => write!(f, "{count}"),
+            Self::Amount { value, digits, unit: "" } => write!(f, "{value:.digits$}"),
+            Self::Amount { value, digits, unit } => write!(f, "{value:.digits$} {unit}"),
+        }
+    }
+}
+
 /// What was measured: a title, names of columns, rows of cells.
 pub struct Table {
     /// What it is about, with the conditions.
@@ -42,13 +97,14 @@ pub struct Table {
     /// Names of the columns; the first is of what a row is about.
     pub columns: Vec<&'static str>,
     /// One cell for each column.
-    pub rows: Vec<Vec<String>>,
+    pub rows: Vec<Vec<Cell>>,
 }
 
 impl Table {
     fn text(&self) -> String {
+        let rows: Vec<Vec<String>> = self.rows.iter().map(|row| row.iter().map(Cell::to_string).collect()).collect();
         let width = |column: usize| {
-            let cells = self.rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count());
+            let cells = rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count());
             cells.chain(self.columns.get(column).map(|name| name.chars().count())).max().unwrap_or(0)
         };
         let line = |cells: Vec<&str>| {
@@ -63,15 +119,22 @@ impl Table {
             padded.join("  ").trim_end().to_owned()
         };
         let mut lines = vec![self.title.clone(), line(self.columns.clone())];
-        lines.extend(self.rows.iter().map(|row| line(row.iter().map(String::as_str).collect())));
+        lines.extend(rows.iter().map(|row| line(row.iter().map(String::as_str).collect())));
         lines.join("\n")
     }
 
     fn json(&self) -> Value {
-        let row = |row: &Vec<String>| -> Value {
-            self.columns.iter().zip(row).map(|(name, cell)| ((*name).to_owned(), json!(cell))).collect()
+        let row = |row: &Vec<Cell>| -> Value {
+            self.columns.iter().zip(row).map(|(name, cell)| ((*name).to_owned(), cell.json())).collect()
         };
-        json!({"title": self.title, "rows": self.rows.iter().map(row).collect::<Vec<_>>()})
+        let cells = self.rows.iter().flat_map(|row| self.columns.iter().zip(row));
+        let units: BTreeMap<&str, &str> = cells
+            .filter_map(|(name, cell)| match cell {
+                Cell::Amount { unit, .. } if !unit.is_empty() => Some((*name, *unit)),
+                _ => None,
+            })
+            .collect();
+        json!({"title": self.title, "units": units, "rows": self.rows.iter().map(row).collect::<Vec<_>>()})
     }
 }
 
@@ -97,10 +160,11 @@ impl Goal {
         self.measured <= self.limit
     }
 
-    fn row(&self) -> Vec<String> {
-        let number = |number: f64| format!("{number:.2} {}", self.unit).trim_end().to_owned();
+    fn row(&self) -> Vec<Cell> {
+        let number = |value: f64| Cell::Amount { value, digits: 2, unit: self.unit };
         let verdict = if self.is_met() { "ok" } else { "MISSED" };
-        vec![self.what.clone(), number(self.measured), format!("<= {}", number(self.limit)), verdict.to_owned()]
+        let limit = format!("<= {}", number(self.limit));
+        vec![Cell::Words(self.what.clone()), number(self.measured), Cell::Words(limit), verdict.into()]
     }
 
     fn json(&self) -> Value {
@@ -136,10 +200,6 @@ fn in_mib(bytes: u64) -> f64 {
     bytes / f64::from(1 << 20)
 }
 
-fn mib(bytes: u64) -> String {
-    format!("{:.1} MiB", in_mib(bytes))
-}
-
 /// Brings the cluster up where it is not, with the operator as it is released, and measures. Whether all goals were met.
 /// No part means each of them.
 pub fn bench(place: &Place, report: &Report, part: Option<Part>, output: Output, debug: bool) -> Result<bool> {
@@ -158,7 +218,7 @@ pub fn bench(place: &Place, report: &Report, part: Option<Part>, output: Output,
                 example.restart_operator()
             })?;
             match part {
-                Part::Schedule => schedule::measure(&cluster, report),
+                Part::Schedule => schedule::measure(place, &cluster, report),
                 Part::Copy => copy::measure(&cluster, report),
             }
         };
@@ -180,18 +240,21 @@ mod tests {
         let table = Table {
             title: "lateness".into(),
             columns: vec!["who", "p50"],
-            rows: vec![vec!["ours".into(), "0.1 s".into()], vec!["CronJobs".into(), "58.0 s".into()]],
+            rows: vec![vec!["ours".into(), Cell::seconds(0.25)], vec!["CronJobs".into(), Cell::seconds(58.0)]],
         };
-        assert_eq!(table.text(), "lateness\nwho          p50\nours       0.1 s\nCronJobs  58.0 s");
-        assert_eq!(table.json()["rows"][1], json!({"who": "CronJobs", "p50": "58.0 s"}));
+        assert_eq!(table.text(), "lateness\nwho           p50\nours       0.25 s\nCronJobs  58.00 s");
+        assert_eq!(table.json()["rows"][0], json!({"who": "ours", "p50": 0.25}));
+        assert_eq!(table.json()["units"], json!({"p50": "s"}));
     }
+
     #[test]
     fn a_goal_that_is_missed_is_said() {
         let met = Goal::new("a ratio", 0.98, 1.0, "");
-        assert_eq!(met.row(), ["a ratio", "0.98", "<= 1.00", "ok"]);
+        let row = |goal: &Goal| goal.row().iter().map(Cell::to_string).collect::<Vec<_>>();
+        assert_eq!(row(&met), ["a ratio", "0.98", "<= 1.00", "ok"]);
         assert!(met.is_met() && Goal::new("just so", 64.0, 64.0, "MiB").is_met());
         let missed = Goal::new("memory", 64.5, 64.0, "MiB");
-        assert_eq!(missed.row(), ["memory", "64.50 MiB", "<= 64.00 MiB", "MISSED"]);
+        assert_eq!(row(&missed), ["memory", "64.50 MiB", "<= 64.00 MiB", "MISSED"]);
         assert!(!Goal::new("nothing came", f64::NAN, 1.0, "").is_met());
         let measured = Measured { tables: Vec::new(), goals: vec![met, missed] };
         assert_eq!(measured.json()["goals"][1]["met"], json!(false));

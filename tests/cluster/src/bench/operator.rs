@@ -1,4 +1,4 @@
-//! **A** The operator's processes, as the kernel counts their memory.
+//! **A** The operator's processes, and others beside them, as the kernel counts their memory.
 
 use super::kubectl::Kubectl;
 use anyhow::{Context, Result, ensure};
@@ -84,6 +84,11 @@ impl<'a> Operator<'a> {
 }
 
 impl Process {
+    /// The process of this id.
+    pub fn of(pid: i32) -> Self {
+        Self { folder: PathBuf::from(format!("/proc/{pid}")), idle: 0 }
+    }
+
     /// Forgets the peak until now; what is resident at this moment is its rest.
     pub fn rest(&mut self) -> Result<()> {
         // 5 resets the peak (proc(5), clear_refs).
@@ -103,7 +108,7 @@ impl Process {
     }
 
     fn bytes(&self, field: &str) -> Result<u64> {
-        let status = fs::read_to_string(self.folder.join("status")).context("a process of the operator has ended")?;
+        let status = fs::read_to_string(self.folder.join("status")).context("a process that is measured has ended")?;
         let line = status.lines().find_map(|line| line.strip_prefix(field)).with_context(|| format!("no {field}"))?;
         Ok(line.trim().trim_end_matches(" kB").parse::<u64>()? << 10)
     }

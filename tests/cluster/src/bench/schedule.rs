@@ -4,11 +4,16 @@
 //! waits for the other. When an object was made is the moment in which a watch of it, begun before, shows it: creation
 //! times in the API have whole seconds only. CronJobs make suspended Jobs, so that no pod is started for them; runs of
 //! BackupJobs do start, and back up a few bytes each, four at a time, while the others are still being claimed.
+//!
+//! Beside the operator's memory stands that of kube-controller-manager. It is one process for all of its controllers, so that
+//! what CronJobs cost is the difference.
 
 use super::kubectl::{Kubectl, now};
-use super::operator::Operator;
+use super::operator::{Operator, Process};
 use super::scene::{job, list, pod, secret};
-use super::{Goal, Measured, Table, in_mib, mib};
+use super::{Cell, Goal, Measured, Table, in_mib};
+use crate::place::Place;
+use crate::process::Record;
 use crate::report::Report;
 use anyhow::{Context, Result, anyhow, ensure};
 use chrono::{TimeDelta, Timelike};
@@ -37,10 +42,12 @@ const LATEST: f64 = 5000.0;
 /// Resident memory with all of them, in MiB.
 const MEMORY: f64 = 150.0;
 
-pub(super) fn measure(cluster: &Cluster, report: &Report) -> Result<Measured> {
+pub(super) fn measure(place: &Place, cluster: &Cluster, report: &Report) -> Result<Measured> {
+    let controllers = Record::read(place, "controllers").filter(|record| record.lives());
+    let controllers = Process::of(controllers.context("kube-controller-manager does not run")?.pid);
     let bench = Bench { kubectl: Kubectl { cluster, namespace: NAMESPACE } };
     bench.kubectl.clear()?;
-    let measured = bench.measure(cluster, report);
+    let measured = bench.measure(cluster, controllers, report);
     let cleared = report.step("everything of it is removed", || bench.kubectl.clear());
     let measured = measured?;
     cleared.map(|()| measured)
@@ -56,14 +63,12 @@ fn cron_job(number: usize, schedule: &str) -> Value {
     })
 }
 
-fn row(who: &str, late: &[TimeDelta]) -> Vec<String> {
+fn row(who: &str, late: &[TimeDelta]) -> Vec<Cell> {
     let at = |share: usize| {
         let index = (late.len() * share).div_ceil(100).max(1) - 1;
-        late.get(index).map_or_else(String::new, |late| {
-            format!("{}.{:02} s", late.num_milliseconds() / 1000, late.num_milliseconds() % 1000 / 10)
-        })
+        Cell::seconds(late.get(index).map_or(f64::NAN, |late| late.as_seconds_f64()))
     };
-    vec![who.to_owned(), late.len().to_string(), at(50), at(99), at(100)]
+    vec![who.into(), Cell::Count(late.len() as u64), at(50), at(99), at(100)]
 }
 
 struct Bench<'a> {
@@ -71,7 +76,7 @@ struct Bench<'a> {
 }
 
 impl Bench<'_> {
-    fn measure(&self, cluster: &Cluster, report: &Report) -> Result<Measured> {
+    fn measure(&self, cluster: &Cluster, mut controllers: Process, report: &Report) -> Result<Measured> {
         report.step("a pod to back up", || {
             self.kubectl.opted_in()?;
             let objects = [secret(&cluster.s3), pod(IMAGE, &[])];
@@ -91,13 +96,16 @@ impl Bench<'_> {
         // CronJobs have the API server for themselves.
         let replicas = operator.replicas()?;
         operator.scale("0")?;
+        controllers.rest()?;
+        let before = (controllers.idle, controllers.peak()?);
         let theirs = self.lateness(report, "CronJobs", "jobs.batch", cron_job);
         operator.scale(&replicas)?;
         let theirs = theirs?;
+        let after = (controllers.resident()?, controllers.peak()?);
 
         let title =
             format!("from the tick to the created object, {DUE} due in one minute, {QUIET} more in the schedule");
-        let memory = |when: String, (now, peak): (u64, u64)| vec![when, mib(now), mib(peak)];
+        let memory = |when: &str, (now, peak)| vec![when.into(), Cell::mib(now), Cell::mib(peak)];
         let tables = vec![
             Table {
                 title,
@@ -108,8 +116,20 @@ impl Bench<'_> {
                 title: "resident memory of the operator, of the replica that has most".into(),
                 columns: vec!["when", "now", "peak"],
                 rows: vec![
-                    memory("no BackupJob".into(), idle),
-                    memory(format!("{} BackupJobs, {DUE} BackupRuns", QUIET + DUE), full),
+                    memory("no BackupJob", idle),
+                    memory(&format!("{} BackupJobs, {DUE} BackupRuns", QUIET + DUE), full),
+                ],
+            },
+            Table {
+                title: format!(
+                    "resident memory of kube-controller-manager, beside {} BackupJobs and {DUE} BackupRuns; peak since the \
+                     first row",
+                    QUIET + DUE
+                ),
+                columns: vec!["when", "now", "peak"],
+                rows: vec![
+                    memory("no CronJob", before),
+                    memory(&format!("{DUE} CronJobs, {DUE} Jobs (suspended)"), after),
                 ],
             },
         ];

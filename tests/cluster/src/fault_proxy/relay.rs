@@ -1,7 +1,10 @@
-//! **A** The bytes on their way: one thread for each connection, by HTTP request after request, by TCP both ways at once.
+//! **A** The bytes on their way: one thread for each connection, by HTTP request after request, by TCP (and after an upgrade)
+//! both ways at once.
 
+use super::end::End;
 use super::http::{self, Body, Head};
-use super::{Direction, Fault, Protocol, Request, Shared, reset};
+use super::{Direction, Fault, Protocol, Request, Shared};
+use std::cell::OnceCell;
 use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::{Arc, PoisonError};
@@ -33,8 +36,7 @@ pub(super) fn accept(socket: &TcpListener, shared: &Arc<Shared>) {
         thread::spawn(move || {
             let connection = Connection { shared: &shared, number };
             // Whichever side ended it: the other one is told by the streams' end.
-            let _ = connection.serve(&client);
-            drop(client);
+            let _ = connection.serve(client);
             let mut state = shared.lock();
             state.streams.remove(&number);
             state.seen.open -= 1;
@@ -50,44 +52,76 @@ struct Connection<'a> {
 }
 
 impl Connection<'_> {
-    fn serve(&self, client: &TcpStream) -> io::Result<()> {
-        let server = TcpStream::connect(&self.shared.upstream)?;
-        for stream in [client, &server] {
-            stream.set_nodelay(true)?;
-            let clone = stream.try_clone()?;
-            self.shared.lock().streams.entry(self.number).or_default().push(clone);
-        }
-        match self.shared.protocol {
-            Protocol::Tcp => self.pass_both_ways(client, &server),
-            Protocol::Http => self.pass_requests(client, &server),
+    fn serve(&self, client: TcpStream) -> io::Result<()> {
+        self.note_stream(&client)?;
+        let client = match &self.shared.protocol {
+            Protocol::Tcp => {
+                let (client, server) = (End::plain(client), self.server()?);
+                return self.pass_both_ways((&client, &client), (&server, &server));
+            }
+            Protocol::Http => End::plain(client),
+            Protocol::Https(tls) => End::of_client(client, tls)?,
+        };
+        self.pass_requests(&client)?;
+        client.shutdown(Shutdown::Both);
+        Ok(())
+    }
+
+    /// A connection to the server.
+    fn server(&self) -> io::Result<End> {
+        let upstream = &self.shared.upstream;
+        let server = TcpStream::connect(upstream)?;
+        self.note_stream(&server)?;
+        match &self.shared.protocol {
+            Protocol::Https(tls) => End::of_server(server, tls, upstream),
+            Protocol::Http | Protocol::Tcp => Ok(End::plain(server)),
         }
     }
 
-    fn pass_both_ways(&self, client: &TcpStream, server: &TcpStream) -> io::Result<()> {
+    /// From now on it can be cut.
+    fn note_stream(&self, stream: &TcpStream) -> io::Result<()> {
+        stream.set_nodelay(true)?;
+        let clone = stream.try_clone()?;
+        self.shared.lock().streams.entry(self.number).or_default().push(clone);
+        Ok(())
+    }
+
+    /// Each with what is read of it: the end itself, or what has been read ahead of it before that.
+    fn pass_both_ways(
+        &self,
+        (mut from_client, client): (impl Read + Send, &End),
+        (mut from_server, server): (impl Read, &End),
+    ) -> io::Result<()> {
         thread::scope(|scope| {
             scope.spawn(|| {
-                let _ = self.carry(&mut &*client, &mut &*server, Direction::Up, None);
-                let _ = server.shutdown(Shutdown::Write);
+                let _ = self.carry(&mut from_client, &mut &*server, Direction::Up, None);
+                server.shutdown(Shutdown::Write);
             });
-            let result = self.carry(&mut &*server, &mut &*client, Direction::Down, None);
+            let result = self.carry(&mut from_server, &mut &*client, Direction::Down, None);
             // A server that has said all closes; half-open connections are not what is tested here.
-            let _ = client.shutdown(Shutdown::Both);
-            let _ = server.shutdown(Shutdown::Both);
+            client.shutdown(Shutdown::Both);
+            server.shutdown(Shutdown::Both);
             result.map(drop)
         })
     }
 
-    fn pass_requests(&self, client: &TcpStream, server: &TcpStream) -> io::Result<()> {
+    fn pass_requests(&self, client: &End) -> io::Result<()> {
         let mut from_client = BufReader::new(client);
-        let mut from_server = BufReader::new(server);
+        // Not before there is something to pass on: a server ends a connection on which nothing is asked for a while.
+        let (connected, mut reading) = (OnceCell::new(), None);
         while let Some((head, text)) = read_head(&mut from_client)? {
             let [method, target, _] = &head.first;
             let (index, fault, releases) = self.note(method, target);
             if head.expects {
                 (&*client).write_all(b"HTTP/1.1 100 Continue\r\n\r\n")?;
             }
+            let mut held = Vec::new();
             match fault {
-                Some(Fault::Stall) => self.hold(releases)?,
+                Some(Fault::Stall) => {
+                    // All of it: the client may have gone when it goes on.
+                    self.body(&mut from_client, &mut held, Direction::Up, head.request_body(), None)?;
+                    self.hold(releases)?;
+                }
                 Some(Fault::Status(status)) => {
                     self.body(&mut from_client, &mut io::sink(), Direction::Up, head.request_body(), None)?;
                     self.note_status(index, status);
@@ -104,12 +138,24 @@ impl Connection<'_> {
                 Some(Fault::CutAfter(bytes) | Fault::ResetAfter(bytes)) => Some(bytes),
                 _ => None,
             };
+            let server = if let Some(server) = connected.get() {
+                server
+            } else {
+                let server = self.server()?;
+                connected.get_or_init(|| server)
+            };
+            let from_server = reading.get_or_insert_with(|| BufReader::new(server));
             self.carry(&mut text.as_slice(), &mut &*server, Direction::Up, None)?;
             let mut to_server = Spoiling { to: server, spoil: fault == Some(Fault::Corrupt) };
-            let sent = self.body(&mut from_client, &mut to_server, Direction::Up, head.request_body(), cut);
+            let body = head.request_body();
+            let sent = if let Some(Fault::Stall) = fault {
+                self.body(&mut held.as_slice(), &mut to_server, Direction::Up, body, None)
+            } else {
+                self.body(&mut from_client, &mut to_server, Direction::Up, body, cut)
+            };
             if let Some(Fault::ResetAfter(_)) = fault {
-                reset(client);
-                reset(server);
+                client.reset();
+                server.reset();
             }
             match sent {
                 // The server may have answered and closed before it heard all: its answer is passed back.
@@ -122,20 +168,28 @@ impl Connection<'_> {
             }
             let cut = if let Some(Fault::CutAnswerAfter(bytes)) = fault { Some(bytes) } else { None };
             loop {
-                let Some((answer, text)) = read_head(&mut from_server)? else { return Ok(()) };
+                let Some((answer, text)) = read_head(from_server)? else { return Ok(()) };
                 let status = answer.status().ok_or_else(|| invalid("a status"))?;
                 // We said 100 ourselves.
                 if status == 100 {
                     continue;
                 }
-                if cut != Some(0) {
-                    self.carry(&mut text.as_slice(), &mut &*client, Direction::Down, None)?;
-                }
                 let body = answer.response_body(method);
-                self.body(&mut from_server, &mut &*client, Direction::Down, body, cut)?;
+                let passed = if cut == Some(0) {
+                    Ok(0)
+                } else {
+                    self.carry(&mut text.as_slice(), &mut &*client, Direction::Down, None)
+                };
+                let passed = passed.and_then(|_| self.body(from_server, &mut &*client, Direction::Down, body, cut));
+                // Also where the client has gone: the server did answer.
                 self.note_status(index, status);
+                passed?;
                 if cut.is_some() {
                     return Err(cut_off());
+                }
+                // From here on they speak something else.
+                if status == 101 {
+                    return self.pass_both_ways((from_client, client), (from_server, server));
                 }
                 if answer.close || head.close || body == Body::UntilClose {
                     return Ok(());
@@ -302,22 +356,22 @@ impl Connection<'_> {
 
 /// Turns one bit of the first byte around, where it is told to.
 struct Spoiling<'a> {
-    to: &'a TcpStream,
+    to: &'a End,
     spoil: bool,
 }
 
 impl Write for Spoiling<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         if let (true, Some(first)) = (self.spoil, bytes.first()) {
-            self.to.write_all(&[first ^ 1])?;
+            (&mut &*self.to).write_all(&[first ^ 1])?;
             self.spoil = false;
             return Ok(1);
         }
-        self.to.write(bytes)
+        (&mut &*self.to).write(bytes)
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        self.to.flush()
+        (&mut &*self.to).flush()
     }
 }
 

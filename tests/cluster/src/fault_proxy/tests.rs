@@ -1,8 +1,9 @@
 //! The proxy in front of a small server of the tests' own, over loopback.
 
-use super::{Fault, FaultProxy, Rule, Which};
+use super::end::{End, Tls};
+use super::{Fault, FaultProxy, Protocol, Rule, Which};
 use std::io::{ErrorKind, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -33,7 +34,7 @@ fn server() -> (SocketAddr, Receiver<(String, Vec<u8>)>) {
 }
 
 /// A head and the body that its Content-Length promises; `None` if the stream ends before.
-fn message(stream: &mut TcpStream) -> Option<(String, Vec<u8>)> {
+fn message(stream: &mut impl Read) -> Option<(String, Vec<u8>)> {
     let mut head = Vec::new();
     let mut byte = [0];
     while !head.ends_with(b"\r\n\r\n") {
@@ -55,7 +56,7 @@ fn put(stream: &mut TcpStream, target: &str, body: &[u8]) {
     stream.write_all(body).expect("sent");
 }
 
-fn status(stream: &mut TcpStream) -> Option<u16> {
+fn status(stream: &mut impl Read) -> Option<u16> {
     message(stream)?.0.split(' ').nth(1)?.parse().ok()
 }
 
@@ -245,6 +246,49 @@ fn a_stall_keeps_connections_open_and_a_cut_ends_them() {
     let mut client = TcpStream::connect(proxy.address()).expect("a connection");
     assert_eq!(client.read(&mut [0]).unwrap_or(0), 0);
     assert_eq!(proxy.seen().connections, 1);
+}
+
+#[test]
+fn within_tls_a_request_is_chosen_and_what_comes_after_an_upgrade_passes_both_ways() {
+    let made = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).expect("a certificate");
+    let (certificate, key) = (made.cert.pem(), made.signing_key.serialize_pem());
+    let tls = || Tls::new(certificate.as_bytes(), key.as_bytes(), certificate.as_bytes()).expect("PEM");
+    let socket = TcpListener::bind("127.0.0.1:0").expect("a socket");
+    let address = socket.local_addr().expect("an address").to_string();
+    let proxy = FaultProxy::start("127.0.0.1", &address, Protocol::Https(tls())).expect("a proxy");
+    proxy.rule(Rule::new(Which::Nth(1), Fault::Status(503)).method("GET"));
+    let shown = tls();
+    let server = thread::spawn(move || {
+        let (stream, _) = socket.accept().expect("a connection");
+        let end = End::of_client(stream, &shown).expect("TLS");
+        let mut stream = &end;
+        let (asked, _) = message(&mut stream).expect("a request");
+        stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").expect("sent");
+        message(&mut stream).expect("a request");
+        // The first bytes come with the head.
+        stream.write_all(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\n\r\nearly").expect("sent");
+        let mut heard = [0; 5];
+        stream.read_exact(&mut heard).expect("bytes");
+        stream.write_all(b"later").expect("sent");
+        end.shutdown(Shutdown::Both);
+        (asked, heard)
+    });
+    let stream = TcpStream::connect(proxy.address()).expect("a connection");
+    let end = End::of_server(stream, &tls(), &address).expect("TLS");
+    let mut client = &end;
+    for (path, answer) in [("/1", 503), ("/2", 200)] {
+        client.write_all(format!("GET {path} HTTP/1.1\r\n\r\n").as_bytes()).expect("sent");
+        assert_eq!(status(&mut client), Some(answer));
+    }
+    client.write_all(b"GET /3 HTTP/1.1\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\n").expect("sent");
+    assert_eq!(status(&mut client), Some(101));
+    client.write_all(b"hello").expect("sent");
+    let mut rest = Vec::new();
+    client.read_to_end(&mut rest).expect("an orderly end");
+    assert_eq!(rest, b"earlylater");
+    let (asked, heard) = server.join().expect("the server");
+    assert!(asked.starts_with("GET /2 "), "{asked}");
+    assert_eq!(&heard, b"hello");
 }
 
 #[test]

@@ -1,17 +1,17 @@
 //! One operator alone behind a proxy: its connections are cut or reset, and it lives on; then it cannot be heard any more.
 
 use crate::installed::{Installed, until, until_for};
-use crate::operator::Operator;
+use crate::operator::{Operator, lonely, no_longer_lonely};
 use crate::scene::{self, Scene, TWO_LEASES};
 use crate::{IN_A_DIRECTORY, STAGE, UNTIL_TOLD, begun, executor, gone, manifests, may_go, reasons, runs, tried_twice};
 use anyhow::{Context, Result, ensure};
+use chrono::{DateTime, Utc};
 use k8s_openapi::api::apps::v1::Deployment;
-use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::Pod;
 use kube::Api;
-use kube::api::{DeleteParams, LogParams, PostParams};
+use kube::api::LogParams;
 use rig::fault_proxy::FaultProxy;
-use serde_json::json;
+use ubo::api::time::from_time;
 use ubo::run::Phase;
 
 /// Of a stream, before it waits: enough for an upload in parts to be open.
@@ -27,17 +27,16 @@ async fn a_stream_that_is_cut_or_reset_is_no_backup_and_who_is_cut_off_ends_its_
     // It is a pod of its own, so that the Deployment's replicas are not behind the proxy.
     let operator = Operator::now(installed).await?;
     operator.scale(installed, 0).await?;
-    let alone = lonely(installed, proxy.address()).await?;
     let result = async {
+        let alone = lonely(installed, proxy.address(), &[]).await?;
         Box::pin(broken(&cut, &proxy, &alone, FaultProxy::cut)).await.context("orderly ends")?;
         Box::pin(broken(&reset, &proxy, &alone, FaultProxy::reset)).await.context("resets")?;
         cut_off(&off, &proxy, &alone).await
     }
     .await;
-    let pods: Api<Pod> = Api::namespaced(installed.admin.clone(), "backup-system");
-    pods.delete(&alone, &DeleteParams { grace_period_seconds: Some(1), ..DeleteParams::default() }).await?;
-    operator.scale(installed, 2).await?;
+    let restored = no_longer_lonely(installed).await;
     result?;
+    restored?;
     cut.end().await?;
     reset.end().await?;
     off.end().await
@@ -120,6 +119,13 @@ async fn cut_off(scene: &Scene, proxy: &FaultProxy, alone: &str) -> Result<()> {
     may_go(scene).await?;
     let status = scene.ended("parted-once").await?;
     ensure!(status.phase == Phase::Succeeded && reasons(&status) == ["OperatorRestarted", "Succeeded"], "{status:?}");
+    // It knew of itself, and had ended its attempt by then.
+    let second = status.attempts[1].start_time.clone().context("a start")?;
+    let failed = ["attempt failed", "run=parted-once", "attempt=1", "reason=ClusterUnavailable"];
+    for words in [&["duty=CutOff", "running=1"][..], &failed] {
+        let said = said_at(installed, alone, words).await?;
+        ensure!(said < from_time(&second), "{words:?} was said at {said}, and the next attempt begun at {second:?}");
+    }
     // Back again, it finds that its record is another's, and says nothing in it.
     proxy.stall(false);
     proxy.cut();
@@ -139,6 +145,15 @@ async fn cut_off(scene: &Scene, proxy: &FaultProxy, alone: &str) -> Result<()> {
     .await
 }
 
+/// When a pod of the operator wrote a line with all these words.
+async fn said_at(installed: &Installed, pod: &str, words: &[&str]) -> Result<DateTime<Utc>> {
+    let pods: Api<Pod> = Api::namespaced(installed.admin.clone(), "backup-system");
+    let said = pods.logs(pod, &LogParams { timestamps: true, ..LogParams::default() }).await?;
+    let line = said.lines().find(|line| words.iter().all(|word| line.contains(word)));
+    let line = line.with_context(|| format!("it never said {words:?}: {said}"))?;
+    Ok(line.split(' ').next().unwrap_or_default().parse()?)
+}
+
 /// Two replicas beside somebody else who leads.
 async fn followers(installed: &Installed) -> Result<()> {
     installed.kubectl(&["-n", "backup-system", "scale", "deployment/operator", "--replicas=2"], "").await?;
@@ -148,25 +163,4 @@ async fn followers(installed: &Installed) -> Result<()> {
         Ok((status.ready_replicas == Some(2)).then_some(()))
     })
     .await
-}
-
-/// A pod like those of the Deployment, which talks to the API server through a proxy. Ready, and leading, when this returns.
-async fn lonely(installed: &Installed, proxy: std::net::SocketAddr) -> Result<String> {
-    let printed = ubo::install::documents(&ubo::install::manifests("localhost/ubo:dev")?)?;
-    let deployment = printed.into_iter().find(|document| document["kind"] == "Deployment").context("a Deployment")?;
-    let mut pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"generateName": "lonely-"},
-        "spec": deployment["spec"]["template"]["spec"]});
-    let env = pod["spec"]["containers"][0]["env"].as_array_mut().context("an environment")?;
-    env.push(json!({"name": "KUBERNETES_SERVICE_HOST", "value": proxy.ip().to_string()}));
-    env.push(json!({"name": "KUBERNETES_SERVICE_PORT", "value": proxy.port().to_string()}));
-    let pods: Api<Pod> = Api::namespaced(installed.admin.clone(), "backup-system");
-    let made = pods.create(&PostParams::default(), &serde_json::from_value(pod)?).await?;
-    let name = made.metadata.name.context("a name")?;
-    let leases: Api<Lease> = Api::namespaced(installed.admin.clone(), "backup-system");
-    until_for(TWO_LEASES, "the lonely operator to lead", || async {
-        let holder = leases.get_opt("ubo-scheduler").await?.and_then(|lease| lease.spec?.holder_identity);
-        Ok(holder.is_some_and(|holder| scene::is_of(&holder, &name)).then_some(()))
-    })
-    .await?;
-    Ok(name)
 }

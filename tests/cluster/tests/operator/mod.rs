@@ -2,13 +2,15 @@
 
 #![allow(dead_code, unreachable_pub, reason = "part of each test binary, which uses a part of it")]
 
-use super::installed::{Installed, until};
-use super::scene::{leader, operator_pods, operator_ready};
+use super::installed::{Installed, until, until_for};
+use super::scene::{TWO_LEASES, is_of, leader, operator_pods, operator_ready};
 use anyhow::{Context, Result};
+use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::Pod;
-use kube::api::ListParams;
+use kube::api::{DeleteParams, ListParams, PostParams};
 use kube::{Api, Client};
 use serde_json::json;
+use std::net::SocketAddr;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -79,6 +81,42 @@ pub async fn get_both(installed: &Installed, path: &str) -> Result<[(u16, String
     };
     let leads = get(&address(true).context("no address")?, path).await?;
     Ok([leads, get(&address(false).context("no follower")?, path).await?])
+}
+
+/// What tells a pod of [`lonely`] from others.
+const LONELY: &str = "rig=lonely";
+
+/// A pod like those of the Deployment, which talks to the API server through a proxy, with these variables besides. The
+/// Deployment has no replicas; ready, and leading, when this returns.
+pub async fn lonely(installed: &Installed, proxy: SocketAddr, more: &[(&str, &str)]) -> Result<String> {
+    let printed = ubo::install::documents(&ubo::install::manifests("localhost/ubo:dev")?)?;
+    let deployment = printed.into_iter().find(|document| document["kind"] == "Deployment").context("a Deployment")?;
+    let (label, word) = LONELY.split_once('=').context("a label")?;
+    let mut pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"generateName": "lonely-", "labels": {label: word}},
+        "spec": deployment["spec"]["template"]["spec"]});
+    let env = pod["spec"]["containers"][0]["env"].as_array_mut().context("an environment")?;
+    let (host, port) = (proxy.ip().to_string(), proxy.port().to_string());
+    let server = [("KUBERNETES_SERVICE_HOST", host.as_str()), ("KUBERNETES_SERVICE_PORT", port.as_str())];
+    env.extend(server.iter().chain(more).map(|(name, value)| json!({"name": name, "value": value})));
+    let pods: Api<Pod> = Api::namespaced(installed.admin.clone(), "backup-system");
+    let made = pods.create(&PostParams::default(), &serde_json::from_value(pod)?).await?;
+    let name = made.metadata.name.context("a name")?;
+    let leases: Api<Lease> = Api::namespaced(installed.admin.clone(), "backup-system");
+    until_for(TWO_LEASES, "the lonely operator to lead", || async {
+        let holder = leases.get_opt("ubo-scheduler").await?.and_then(|lease| lease.spec?.holder_identity);
+        Ok(holder.is_some_and(|holder| is_of(&holder, &name)).then_some(()))
+    })
+    .await?;
+    Ok(name)
+}
+
+/// Ends every such pod, and gives the Deployment its replicas back.
+pub async fn no_longer_lonely(installed: &Installed) -> Result<()> {
+    let pods: Api<Pod> = Api::namespaced(installed.admin.clone(), "backup-system");
+    let now = DeleteParams { grace_period_seconds: Some(1), ..DeleteParams::default() };
+    pods.delete_collection(&now, &ListParams::default().labels(LONELY)).await?;
+    kubectl(installed, &["scale", DEPLOYMENT, "--replicas=2"]).await?;
+    operator_ready(installed).await
 }
 
 async fn get(address: &str, path: &str) -> Result<(u16, String)> {
