@@ -128,7 +128,7 @@ reasons! {
     DestinationDenied: Misconfigured,
     /// The destination is at an address that the operator never connects to (loopback, metadata, the API server, …).
     DestinationForbidden: Misconfigured,
-    /// The bucket, or the folder, does not exist.
+    /// The bucket, or the folder, does not exist there, or the server leads elsewhere.
     DestinationNotFound: Misconfigured,
     /// The destination did not answer, or answered that it cannot now.
     DestinationUnavailable: Transient,

@@ -1,7 +1,7 @@
 //! **A** From the workload that a BackupJob names to one pod and one container, with the rights of the tenant.
 
 use crate::api::names::Namespace;
-use crate::error::{Failure, Reason};
+use crate::error::{Failure, Reason, cut};
 use crate::tenant::{Account, code, unavailable};
 use crate::validate::{Target, WorkloadKind};
 use choose::{Candidates, DEFAULT_CONTAINER, candidates, each, first_ready, newest_first, readiness};
@@ -15,6 +15,9 @@ use serde::de::DeserializeOwned;
 use std::fmt::Debug;
 
 mod choose;
+
+/// How much is told of what the node says about a pod that ended.
+const SAID_LIMIT: usize = 300;
 
 /// A container that a command can run in.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -248,8 +251,14 @@ fn departure(pod: &ResolvedPod, now: Option<&Pod>) -> Option<String> {
     }
     let status = now.status.clone().unwrap_or_default();
     if matches!(status.phase.as_deref(), Some("Failed" | "Succeeded")) {
-        let reason = status.reason.map(|reason| format!(" ({reason})")).unwrap_or_default();
-        return Some(format!("the pod has ended{reason}"));
+        let said: Vec<String> = [status.reason, status.message].into_iter().flatten().collect();
+        let said = said.join(": ");
+        let said = cut(said.trim_end_matches(['.', ' ']), SAID_LIMIT);
+        return Some(if said.is_empty() {
+            "the pod has ended".to_owned()
+        } else {
+            format!("the pod has ended ({said})")
+        });
     }
     let container = status.container_statuses.unwrap_or_default().into_iter().find(|c| c.name == pod.container)?;
     let last = container.last_state.and_then(|state| state.terminated);

@@ -120,7 +120,8 @@ impl ExecExecutor {
             None => BTreeMap::new(),
         };
         let egress = self.surroundings.egress().await?;
-        let destination = build_within(&egress, &job.destination.address, &job.destination.options, &secret)?;
+        let destination = build_within(&egress, &job.destination.address, &job.destination.options, &secret)
+            .map_err(|failure| with_secret(failure, job))?;
         let destination = limited(destination, job.destination.bandwidth_limit, &self.clock);
         Ok((destination, Hidden::new(secret.values().map(String::as_str))))
     }
@@ -169,7 +170,7 @@ impl Prepared for ExecAttempt {
                 .with_staged_limit(job.maximum_staged_size)
         };
         let (destination, clock) = (destination.as_ref(), clock.as_ref());
-        match pods {
+        let report = match pods {
             Found::First(pod) => back_up(&plan, &source(pod), destination, clock, &progress, &cancel).await,
             Found::Each(pods) => {
                 let at_its_turn = |pod| Box::new(source(pod).at_its_turn()) as Box<dyn Source>;
@@ -177,7 +178,22 @@ impl Prepared for ExecAttempt {
                 let members: Vec<Member> = pods.into_iter().map(member).collect();
                 back_up_each(&plan, &members, destination, clock, &progress, &cancel).await
             }
+        };
+        report.map_err(|failure| with_secret(failure, &job))
+    }
+}
+
+/// A failure that lies in the credentials names the Secret in which they are mended; the destination does not know it.
+fn with_secret(failure: Failure, job: &ValidatedJob) -> Failure {
+    match (&job.destination.secret, failure.reason) {
+        (Some(name), Reason::DestinationDenied | Reason::SecretKeyMissing) => {
+            let message = format!(
+                "{}; the credentials are those of Secret {name} in namespace {}",
+                failure.message, job.job.namespace
+            );
+            Failure { message, ..failure }
         }
+        _ => failure,
     }
 }
 

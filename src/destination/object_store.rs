@@ -27,7 +27,7 @@
 
 use super::egress::Egress;
 use super::resolver::forbidden;
-use super::transport::{ENDLESS, Transport, Watch};
+use super::transport::{ENDLESS, REDIRECTED, Transport, Watch};
 use super::uploads::Uploads;
 use super::{Capability, Destination, ObjectInfo, PART_SIZE, Put, Staged, Stored};
 use crate::api::names::ObjectKey;
@@ -70,7 +70,6 @@ const KNOWN_CODES: &[(&str, Reason)] = &[
     ("XAdminUserNotFound", Reason::DestinationDenied),
     ("InvalidBucketName", Reason::DestinationNotFound),
     ("NoSuchBucket", Reason::DestinationNotFound),
-    ("PermanentRedirect", Reason::DestinationNotFound),
     ("InvalidStorageClass", Reason::DestinationDenied),
     ("MethodNotAllowed", Reason::DestinationDenied),
     ("QuotaExceeded", Reason::DestinationDenied),
@@ -413,6 +412,11 @@ fn explain(error: &opendal::Error, mismatch: bool) -> (Reason, String) {
     }
     if let Some(forbidden) = forbidden(error) {
         return (Reason::DestinationForbidden, forbidden.to_string());
+    }
+    if error.message() == REDIRECTED {
+        let why = "the server answers with a redirect, which is not followed. Give the destination the endpoint and the region \
+                   where the bucket itself is";
+        return (Reason::DestinationNotFound, why.into());
     }
     let code = KNOWN_CODES.iter().find(|(code, _)| named(error, code));
     let shown = code.map_or(String::new(), |(code, _)| format!(" ({code})"));

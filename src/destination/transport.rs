@@ -43,6 +43,8 @@ const SIGNATURE_LIMIT: Duration = Duration::from_mins(14);
 const ANSWER_LIMIT: u64 = 4 * 1024 * 1024;
 /// The error about a longer one.
 pub(super) const ENDLESS: &str = "an answer longer than any of S3";
+/// The words for an answer that leads elsewhere.
+pub(super) const REDIRECTED: &str = "a redirect";
 /// Longest time for one request with its answer: 8 MiB at 30 KiB/s. S3 may take minutes to complete a large upload.
 const REQUEST_LIMIT: Duration = Duration::from_mins(5);
 
@@ -102,6 +104,10 @@ impl<T: HttpTransport> Transport<T> {
         let status = response.status();
         if !status.is_server_error() {
             self.watch.reached.store(true, Ordering::Relaxed);
+        }
+        // The client does not follow it, since nobody has looked at where it leads; a person has to.
+        if status.is_redirection() {
+            return Err(Error::new(ErrorKind::ConfigInvalid, REDIRECTED));
         }
         if let (Some(sent), true) = (sent, status.is_success()) {
             match response.headers().get(CHECKSUM_HEADER) {
@@ -217,6 +223,61 @@ mod tests {
             let mut response = http::Response::new(HttpBody::new(futures::stream::iter([]), Some(0)));
             *response.status_mut() = http::StatusCode::from_u16(self.0).expect("a status");
             Ok(response)
+        }
+    }
+
+    /// Answers the first requests never: not at all, or with the beginning of an answer. Those after them succeed.
+    struct Hangs {
+        first: u32,
+        begins: bool,
+        asked: Arc<AtomicU32>,
+    }
+
+    impl HttpTransport for Hangs {
+        async fn fetch(&self, _: http::Request<Buffer>) -> Result<http::Response<HttpBody>> {
+            if self.asked.fetch_add(1, Ordering::Relaxed) >= self.first {
+                return Ok(http::Response::new(HttpBody::new(futures::stream::iter([]), Some(0))));
+            }
+            if !self.begins {
+                return std::future::pending().await;
+            }
+            Ok(http::Response::new(HttpBody::new(futures::stream::pending(), None)))
+        }
+    }
+
+    /// What comes of an upload's request at a server whose first answers never come, how often it was tried and how long
+    /// that took.
+    async fn hung(first: u32, begins: bool) -> (Result<http::Response<HttpBody>>, u32, Duration) {
+        let asked = Arc::new(AtomicU32::new(0));
+        let inner = Hangs { first, begins, asked: Arc::clone(&asked) };
+        let (egress, watch) = (Arc::new(Egress::unrestricted()), Arc::new(Watch::default()));
+        watch.reached.store(true, Ordering::Relaxed);
+        let transport = Transport { inner, egress, watch, retry: true };
+        let start = tokio::time::Instant::now();
+        let answer = transport.fetch(http::Request::new(Buffer::new())).await;
+        (answer, asked.load(Ordering::Relaxed), start.elapsed())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_that_does_not_come_is_asked_for_again() {
+        for begins in [false, true] {
+            let (answer, tries, time) = hung(1, begins).await;
+            assert!(answer.is_ok_and(|answer| answer.status() == 200));
+            assert_eq!(tries, 2);
+            assert!((REQUEST_LIMIT..REQUEST_LIMIT + Duration::from_secs(1)).contains(&time), "{time:?}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_server_that_never_answers_is_given_up_before_the_signature_ends() {
+        for begins in [false, true] {
+            let (answer, tries, time) = hung(u32::MAX, begins).await;
+            let Err(error) = answer else { panic!("it answered") };
+            // Nothing above may begin with it anew.
+            assert!(error.message() == "no answer in time" && !error.is_temporary(), "{error:?}");
+            // The third try is not given its whole time.
+            assert_eq!(tries, 3);
+            assert!((SIGNATURE_LIMIT..SIGNATURE_LIMIT + Duration::from_secs(1)).contains(&time), "{time:?}");
         }
     }
 

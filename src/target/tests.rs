@@ -31,6 +31,18 @@ fn a_container_that_went_away_is_told_from_one_that_is_there() {
     assert_eq!(why, "container postgres has ended with exit code 137 (OOMKilled)");
 }
 
+#[test]
+fn what_the_node_says_of_a_pod_that_ended_is_told() {
+    let resolved = in_pod(&target(Some("postgres")), &pod("pg-0", &ready())).unwrap();
+    let told = |status| departure(&resolved, Some(&pod("pg-0", &status))).unwrap();
+    let evicted = |message: &str| json!({"phase": "Failed", "reason": "Evicted", "message": message});
+    let why = told(evicted("Usage of EmptyDir volume \"small\" exceeds the limit \"1Mi\". "));
+    assert_eq!(why, "the pod has ended (Evicted: Usage of EmptyDir volume \"small\" exceeds the limit \"1Mi\")");
+    assert_eq!(told(json!({"phase": "Succeeded"})), "the pod has ended");
+    let long = told(evicted(&"long ".repeat(1000)));
+    assert!(long.starts_with("the pod has ended (Evicted: long ") && long.len() < 400, "{long}");
+}
+
 fn all_of(pods: Vec<Pod>, container: Option<&str>) -> Result<Vec<EachPod>, Failure> {
     let replicas = i32::try_from(pods.len()).unwrap();
     each_of(&target(container), candidates(&target(container), &["set".to_owned()], pods, replicas, 0))

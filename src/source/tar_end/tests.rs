@@ -81,6 +81,8 @@ fn a_long_name_that_is_cut_at_a_slash_is_still_a_file() {
 fn numbers() {
     assert_eq!(number(b"00000001750\0"), Some(1000));
     assert_eq!(number(b"      1750 \0"), Some(1000));
+    // As busybox fills the field, when eleven digits and a NUL do not do.
+    assert_eq!(number(b"777777777777"), Some((64 << 30) - 1));
     assert_eq!(number(b"\0\0\0\0\0\0\0\0\0\0\0\0"), Some(0));
     assert_eq!(number(&[0x80, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 1]), Some(0x2_0000_0001));
     assert_eq!(number(&[0xff; 12]), None);
@@ -102,8 +104,9 @@ pub(crate) fn header(name: &str, size: &[u8; 12], kind: u8) -> Vec<u8> {
     header.as_bytes().to_vec()
 }
 
-/// The headers of a file of this size, which no octal field holds: in base 256, and in PAX records before it.
-pub(crate) fn headers_of_a_large_file(name: &str, size: u64) -> [Vec<u8>; 2] {
+/// The headers of a file of this size, from 8 to 64 GiB, for which eleven octal digits and a NUL do not do: in base 256, in
+/// PAX records before it, and in twelve digits (busybox).
+pub(crate) fn headers_of_a_large_file(name: &str, size: u64) -> [Vec<u8>; 3] {
     let mut field = [0; 12];
     field[0] = 0x80;
     field[4..].copy_from_slice(&size.to_be_bytes());
@@ -113,11 +116,12 @@ pub(crate) fn headers_of_a_large_file(name: &str, size: u64) -> [Vec<u8>; 2] {
     pax.extend_from_slice(record.as_bytes());
     pax.resize(2 * BLOCK, 0);
     pax.extend(header(name, b"00000000000\0", b'0'));
-    [header(name, &field, b'0'), pax]
+    let full = format!("{size:012o}");
+    [header(name, &field, b'0'), pax, header(name, full.as_bytes().try_into().unwrap(), b'0')]
 }
 
 #[test]
-fn a_file_that_no_octal_size_holds_is_followed_to_its_end() {
+fn a_file_that_eleven_digits_do_not_hold_is_followed_to_its_end() {
     // 8 GiB are the first that eleven digits cannot say.
     const PIECE: usize = 8 << 20;
     let pieces = 1025_u64;

@@ -27,8 +27,10 @@ const LINE_LIMIT: usize = 8192;
 /// Ends of lines that tell of a file that changed.
 const CHANGED: [&str; 3] =
     [": file changed as we read it", "; padding with zeros", "file may have grown while being archived."];
-/// The end of a line that tells of a file that went away, and that tar went on.
-const VANISHED: &str = ": File removed before we read it";
+/// Ends of lines that tell of files that went away, and that tar went on. libarchive's names all of those between two that
+/// it packs in one line, and adds the system's words.
+const VANISHED: [&str; 2] =
+    [": File removed before we read it", ": File removed before we read it: No such file or directory"];
 /// The same of a tar that is known to go on ([`Kind::goes_on`]).
 const NO_SUCH_FILE: &str = ": No such file or directory";
 /// Ends of lines that tell of nothing that a backup lacks: sockets exist only while a process listens.
@@ -51,13 +53,17 @@ pub struct Files {
     pub count: u64,
     /// What tar said of them, at most five lines.
     pub lines: Vec<String>,
+    /// How many it said more of.
+    pub more: u64,
 }
 
 impl Files {
-    fn add(&mut self, line: &str) {
-        self.count += 1;
+    fn add(&mut self, count: usize, line: &str) {
+        self.count += count as u64;
         if self.lines.len() < NAMED_LIMIT {
             self.lines.push(crate::error::cut(line, 150).to_owned());
+        } else {
+            self.more += count as u64;
         }
     }
 }
@@ -171,12 +177,14 @@ impl TarWords {
         if line.is_empty() || ends(&HARMLESS) {
             return;
         }
-        if ends(&CHANGED) || ends(&[VANISHED]) || (self.kind.goes_on() && ends(&[NO_SUCH_FILE])) {
-            self.changed.add(line);
+        if ends(&VANISHED) {
+            self.changed.add(line.matches(" ./").count().max(1), line);
+        } else if ends(&CHANGED) || (self.kind.goes_on() && ends(&[NO_SUCH_FILE])) {
+            self.changed.add(1, line);
         } else {
-            self.unread.add(line);
+            self.unread.add(1, line);
             if TARS.iter().any(|name| line.starts_with(name)) {
-                self.surely_unread.add(line);
+                self.surely_unread.add(1, line);
             }
         }
     }
@@ -189,8 +197,7 @@ impl TarWords {
     /// What they say of a tar that ended with `code`.
     pub fn told(&self, code: i32) -> Told {
         let listed = |files: &Files| {
-            let more = files.count - files.lines.len() as u64;
-            let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+            let more = if files.more > 0 { format!(" and {} more", files.more) } else { String::new() };
             format!("{}{more}", files.lines.join("; "))
         };
         let unread = if code == 0 {
@@ -295,7 +302,7 @@ mod tests {
         // What bsdtar 3.6.2 says of a file that goes between its listing and its opening, and of one that goes before.
         let given_up =
             "tar: Can't open `b': No such file or directory\ntar: Error exit delayed from previous errors.\n";
-        let went_on = "tar: ./b: File removed before we read it\n";
+        let went_on = "tar: ./b ./c d ./e: File removed before we read it: No such file or directory\n";
         for (kind, line, unread) in [
             ("gnu", given_up, false),
             ("busybox", given_up, false),
@@ -307,6 +314,11 @@ mod tests {
             let told = words_of(kind, line).told(1);
             assert_eq!((told.unread.is_some(), told.changed.is_some()), (unread, !unread), "{kind}: {told:?}");
         }
+        // It ends with 0 then, and names all in one line.
+        let told = words_of("bsd", went_on).told(0);
+        let changed = told.changed.unwrap();
+        assert!(told.unread.is_none() && changed.starts_with("3 files changed or vanished"), "{changed}");
+        assert!(changed.ends_with(": tar: ./b ./c d ./e: File removed before we read it: No such file or directory"));
         let told = words_of("bsd", given_up).told(1).unread.unwrap();
         assert!(told.contains("what comes after it is missing"), "{told}");
     }

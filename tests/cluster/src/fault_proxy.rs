@@ -33,11 +33,13 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 /// What shall happen to a request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Fault {
     /// The body is read and thrown away, and this status is the answer; the server never hears of it. The connection
     /// stays usable.
     Status(u16),
+    /// The same, and the answer (307) leads to this address.
+    Redirect(String),
     /// Client and server are both cut off when so many bytes of the request's body were passed on.
     CutAfter(u64),
     /// The same, and both are sent a reset (RST) instead of an orderly end (FIN): what is on its way is thrown away.

@@ -107,6 +107,35 @@ async fn a_server_that_hangs_is_waited_for_and_who_cancels_does_not_wait_for_it(
     scene.end().await
 }
 
+/// It takes parts of the data no more, and never says so.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_hangs_for_good_holds_a_run_up_for_no_longer_than_it_may_take() -> Result<()> {
+    let (scene, digest) = with_data(30_000_000).await?;
+    let proxy = Arc::new(proxy(&scene)?);
+    proxy.rule(Rule::new(Which::All, Fault::Stall).method("PUT").containing("partNumber="));
+    let mut job = job_through(&scene, "hung", DATA, &proxy.endpoint());
+    edit(&mut job, "spec.activeDeadlineSeconds", json!(30));
+    edit(&mut job, "spec.retry", json!({"limit": 5, "backoffSeconds": 1}));
+    scene.apply(&job).await?;
+    let asked = Arc::clone(&proxy);
+    tokio::task::spawn_blocking(move || asked.wait(Duration::from_mins(1), |seen| seen.faults > 0)).await??;
+    let other = scene.back_up(&scene.job("other", DATA, |_| {})).await?;
+    is_whole(&scene, &other, &digest).await?;
+    let hung = scene.ended("hung-once").await?;
+    ensure!(hung.phase == Phase::Failed && hung.attempts.len() == 1, "{hung:?}");
+    ensure!(hung.reason.as_deref() == Some("DeadlineExceeded"), "{hung:?}");
+    let message = hung.message.as_deref().unwrap_or_default();
+    ensure!(message.contains("raise activeDeadlineSeconds") && !message.contains("stays"), "{message}");
+    ensure!(other.completion_time < hung.completion_time, "the other one had to wait: {other:?} {hung:?}");
+    // What hung is let go, and has reached the server before anybody looks: it must not become an upload again.
+    proxy.release();
+    let asked = Arc::clone(&proxy);
+    tokio::task::spawn_blocking(move || asked.wait(Duration::from_mins(1), |seen| seen.open == 0)).await??;
+    scene.nothing_left_but("other").await?;
+    scene.no_process("box", "/tmp/data").await?;
+    scene.end().await
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_refusal_in_mid_upload_ends_the_command_and_aborts_the_upload() -> Result<()> {
     let (scene, _) = with_data(10_000_000).await?;
@@ -220,12 +249,36 @@ async fn what_a_person_must_mend_is_said_at_once_and_not_tried_again() -> Result
     scene.secret("no-key", &without("AWS_SECRET_ACCESS_KEY")).await?;
     let bucket = format!("s3://no-bucket-{}/x", scene.namespace);
     let cases: [(&str, &str, &str, &str, &[&str]); 6] = [
-        ("wrong-key", "destination.secretRef", "wrong", "DestinationDenied", &["SignatureDoesNotMatch", "secret key"]),
-        ("stranger", "destination.secretRef", "stranger", "DestinationDenied", &["XAdminUserNotFound", "access key"]),
+        (
+            "wrong-key",
+            "destination.secretRef",
+            "wrong",
+            "DestinationDenied",
+            &["SignatureDoesNotMatch", "secret key", "Secret wrong"],
+        ),
+        (
+            "stranger",
+            "destination.secretRef",
+            "stranger",
+            "DestinationDenied",
+            &["XAdminUserNotFound", "access key", "Secret stranger"],
+        ),
         ("no-bucket", "destination.uri", &bucket, "DestinationNotFound", &["no-bucket-", "create it"]),
         ("no-secret", "destination.secretRef", "nowhere", "SecretNotFound", &["Secret nowhere", &scene.namespace]),
-        ("no-id", "destination.secretRef", "no-id", "SecretKeyMissing", &["AWS_ACCESS_KEY_ID is missing"]),
-        ("no-key", "destination.secretRef", "no-key", "SecretKeyMissing", &["AWS_SECRET_ACCESS_KEY is missing"]),
+        (
+            "no-id",
+            "destination.secretRef",
+            "no-id",
+            "SecretKeyMissing",
+            &["AWS_ACCESS_KEY_ID is missing", "Secret no-id"],
+        ),
+        (
+            "no-key",
+            "destination.secretRef",
+            "no-key",
+            "SecretKeyMissing",
+            &["AWS_SECRET_ACCESS_KEY is missing", "Secret no-key"],
+        ),
     ];
     let runs = cases.into_iter().map(|(name, field, value, reason, words)| {
         let scene = &scene;

@@ -3,12 +3,15 @@
 
 mod installed;
 mod scene;
+mod through;
 
 use anyhow::{Context, Result, ensure};
 use installed::until_for;
+use rig::fault_proxy::{Fault, Rule, Which};
 use scene::{BUSYBOX, Scene, edit};
 use serde_json::{Value, json};
 use std::time::Duration;
+use through::{job_through, proxy};
 use ubo::run::Phase;
 
 /// A job whose destination is behind this endpoint.
@@ -79,6 +82,46 @@ async fn nothing_that_only_the_operator_reaches_is_asked() -> Result<()> {
     ensure!(server.starts_with(&format!("{node}:")), "the S3 server is not where the API server is: {server}, {node}");
     let status = scene.back_up(&behind(&scene, "good", &format!("http://{node}:{port}"))).await?;
     ensure!(status.phase == Phase::Succeeded, "{status:?}");
+    scene.nothing_left_but("good").await?;
+    scene.end().await
+}
+
+/// Nobody has looked at where a redirect leads: it is not followed, not even to where the operator may connect.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_redirect_is_followed() -> Result<()> {
+    let scene = Scene::new("forbidden").await?;
+    scene.pod("box", BUSYBOX, |_| {}).await?;
+    let elsewhere = proxy(&scene)?;
+    let metadata = "http://169.254.169.254/latest/meta-data/".to_owned();
+    let server = format!("https://{}/api", scene.installed.cluster.api);
+    let at_once = |to| Rule::new(Which::All, Fault::Redirect(to));
+    let cases = [
+        ("to-the-server", at_once(server)),
+        ("to-metadata", at_once(metadata)),
+        ("to-another", at_once(elsewhere.endpoint())),
+        ("in-mid-upload", at_once(elsewhere.endpoint()).method("PUT").containing("partNumber=")),
+    ];
+    // The proxies live as long as the runs.
+    let (mut proxies, mut jobs) = (Vec::new(), Vec::new());
+    for (name, rule) in cases {
+        let proxy = proxy(&scene)?;
+        proxy.rule(rule);
+        let mut job = job_through(&scene, name, "head -c 20000000 /dev/urandom", &proxy.endpoint());
+        edit(&mut job, "spec.retry", json!({"limit": 2, "backoffSeconds": 1}));
+        jobs.push(job);
+        proxies.push(proxy);
+    }
+    for (proxy, status) in proxies.iter().zip(scene.back_up_all(&jobs).await?) {
+        ensure!(status.phase == Phase::Failed && status.attempts.len() == 1, "{status:?}");
+        ensure!(status.reason.as_deref() == Some("DestinationNotFound"), "{status:?}");
+        let said = status.message.unwrap_or_default();
+        ensure!(["redirect", "not followed", "endpoint"].iter().all(|word| said.contains(word)), "{said}");
+        ensure!(proxy.seen().faults > 0, "nothing was redirected: {said}");
+    }
+    ensure!(elsewhere.seen().connections == 0, "a redirect was followed: {:?}", elsewhere.seen());
+    // It is there, and allowed.
+    let status = scene.back_up(&job_through(&scene, "good", "echo data", &elsewhere.endpoint())).await?;
+    ensure!(status.phase == Phase::Succeeded && elsewhere.seen().connections > 0, "{status:?}");
     scene.nothing_left_but("good").await?;
     scene.end().await
 }

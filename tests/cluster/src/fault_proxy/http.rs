@@ -87,6 +87,11 @@ pub(super) fn refusal(status: u16) -> String {
     format!("HTTP/1.1 {status} Fault\r\nContent-Type: application/xml\r\nContent-Length: {}\r\n\r\n{body}", body.len())
 }
 
+/// The answer of a server that sends its clients elsewhere.
+pub(super) fn redirect(location: &str) -> String {
+    format!("HTTP/1.1 307 Fault\r\nLocation: {location}\r\nContent-Length: 0\r\n\r\n")
+}
+
 #[cfg(test)]
 mod tests {
     use super::{Body, Head, chunk_size};

@@ -115,24 +115,25 @@ impl Connection<'_> {
             if head.expects {
                 (&*client).write_all(b"HTTP/1.1 100 Continue\r\n\r\n")?;
             }
+            let own_answer = match &fault {
+                Some(Fault::Status(status)) => Some((*status, http::refusal(*status))),
+                Some(Fault::Redirect(location)) => Some((307, http::redirect(location))),
+                _ => None,
+            };
+            if let Some((status, answer)) = own_answer {
+                self.body(&mut from_client, &mut io::sink(), Direction::Up, head.request_body(), None)?;
+                self.note_status(index, status);
+                // The answer to a HEAD has no body.
+                let end = answer.find("\r\n\r\n").map_or(answer.len(), |end| end + 4);
+                let answer = if method == "HEAD" { &answer[..end] } else { &answer };
+                self.carry(&mut answer.as_bytes(), &mut &*client, Direction::Down, None)?;
+                continue;
+            }
             let mut held = Vec::new();
-            match fault {
-                Some(Fault::Stall) => {
-                    // All of it: the client may have gone when it goes on.
-                    self.body(&mut from_client, &mut held, Direction::Up, head.request_body(), None)?;
-                    self.hold(releases)?;
-                }
-                Some(Fault::Status(status)) => {
-                    self.body(&mut from_client, &mut io::sink(), Direction::Up, head.request_body(), None)?;
-                    self.note_status(index, status);
-                    let answer = http::refusal(status);
-                    // The answer to a HEAD has no body.
-                    let end = answer.find("\r\n\r\n").map_or(answer.len(), |end| end + 4);
-                    let answer = if method == "HEAD" { &answer[..end] } else { &answer };
-                    self.carry(&mut answer.as_bytes(), &mut &*client, Direction::Down, None)?;
-                    continue;
-                }
-                _ => {}
+            if fault == Some(Fault::Stall) {
+                // All of it: the client may have gone when it goes on.
+                self.body(&mut from_client, &mut held, Direction::Up, head.request_body(), None)?;
+                self.hold(releases)?;
             }
             let cut = match fault {
                 Some(Fault::CutAfter(bytes) | Fault::ResetAfter(bytes)) => Some(bytes),
@@ -334,12 +335,13 @@ impl Connection<'_> {
         for rule in state.rules.iter_mut().filter(|rule| rule.matches(method, target)) {
             rule.matched += 1;
             if fault.is_none() && rule.which.holds(rule.matched) {
-                fault = Some(rule.fault);
+                fault = Some(rule.fault.clone());
             }
         }
         state.seen.faults += u64::from(fault.is_some());
         let index = state.seen.requests.len();
-        state.seen.requests.push(Request { method: method.to_owned(), target: target.to_owned(), fault, status: None });
+        let (method, target) = (method.to_owned(), target.to_owned());
+        state.seen.requests.push(Request { method, target, fault: fault.clone(), status: None });
         let releases = state.releases;
         drop(state);
         self.shared.changed.notify_all();

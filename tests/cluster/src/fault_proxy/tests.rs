@@ -123,6 +123,24 @@ fn every_third_part_is_refused_and_the_connection_stays() {
 }
 
 #[test]
+fn a_redirect_says_where_and_the_connection_stays() {
+    let (address, told) = server();
+    let proxy = FaultProxy::http("127.0.0.1", &address.to_string()).expect("a proxy");
+    proxy.rule(Rule::new(Which::First(1), Fault::Redirect("http://elsewhere.example/x".to_owned())));
+    let mut client = TcpStream::connect(proxy.address()).expect("a connection");
+    put(&mut client, "/b/k", &vec![7; 100_000]);
+    let (head, _) = message(&mut client).expect("an answer");
+    assert!(
+        head.starts_with("HTTP/1.1 307 ") && head.contains("\r\nLocation: http://elsewhere.example/x\r\n"),
+        "{head}"
+    );
+    put(&mut client, "/b/k", b"here");
+    assert_eq!(status(&mut client), Some(200));
+    assert_eq!((proxy.seen().connections, proxy.seen().faults), (1, 1));
+    assert_eq!(told.try_iter().count(), 1, "the server must not hear of a redirected request");
+}
+
+#[test]
 fn a_connection_is_cut_after_so_many_bytes() {
     let (address, told) = server();
     let proxy = FaultProxy::http("127.0.0.1", &address.to_string()).expect("a proxy");
