@@ -90,3 +90,17 @@ async fn ended_by_the_cut(play: &Play) {
     assert_eq!(last.phase, Phase::Pending);
     assert!(last.message.as_deref().is_some_and(|said| said.contains("API server")), "{last:?}");
 }
+
+#[tokio::test(start_paused = true)]
+async fn who_only_follows_closes_an_attempt_of_its_own_and_leaves_the_run_to_the_leader() {
+    let now = DateTime::from_timestamp(1_800_000_000, 0).expect("in range");
+    let mut begun = BackupRunStatus::default();
+    record::begin_attempt(&mut begun, "ubo-new", &job().spec, None, now);
+    let mut play = Play::new(vec![]);
+    play.supervisor.set_leading(false);
+    play.start("pg-m1", &begun);
+    assert_eq!(play.supervisor.ended().await.2, TaskEnd::Left);
+    let last = play.last();
+    assert_eq!((last.phase, last.attempts.len()), (Phase::Pending, 1));
+    assert_eq!(last.attempts[0].reason.as_deref(), Some("OperatorRestarted"));
+}
