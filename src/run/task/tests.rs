@@ -76,6 +76,8 @@ struct Stage {
     refuses: Mutex<Option<Refuses>>,
     denies: Mutex<Option<Denies>>,
     gone: std::sync::atomic::AtomicBool,
+    /// How often statuses of BackupJobs that were not sent yet were dropped.
+    forgotten: AtomicUsize,
     working: AtomicUsize,
     most_at_once: AtomicUsize,
     started_unrecorded: AtomicUsize,
@@ -484,9 +486,8 @@ async fn a_result_is_written_until_it_is_stored() {
     let mut play = Play::new(vec![Act::Succeed, Act::Until(Arc::clone(&go))]);
     play.stage.failing_writes.store(25, Atomic::SeqCst);
     play.start("pg-m1", &BackupRunStatus::default());
-    while play.stage.working.load(Atomic::SeqCst) == 0 {
-        tokio::time::sleep(Duration::from_secs(1)).await;
-    }
+    tokio::time::sleep(Duration::from_mins(30)).await;
+    assert_eq!(play.stage.working.load(Atomic::SeqCst), 1);
     play.stage.failing_writes.store(25, Atomic::SeqCst);
     go.notify_one();
     play.supervisor.ended().await;

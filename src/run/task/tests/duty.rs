@@ -9,7 +9,9 @@ impl StatusSink for Handle {
     fn put(&self, _: JobRef, _: StatusWrite) {
         unreachable!("no BackupJob was shown")
     }
-    fn forget(&self) {}
+    fn forget(&self) {
+        self.0.forgotten.fetch_add(1, Atomic::SeqCst);
+    }
 }
 
 /// Gives the runs of the play to a controller that leads.
@@ -69,6 +71,7 @@ async fn who_was_told_to_end_and_is_cut_off_then_waits_no_longer() {
     }
     heard(&sender, &play).await;
     assert_eq!(play.stage.working.load(Atomic::SeqCst), 1, "its time was not over");
+    assert_eq!(play.stage.forgotten.load(Atomic::SeqCst), 1, "another process writes from now on");
     sender.send(Signal::Duty(Duty::CutOff)).await.expect("it listens");
     ended_by_the_cut(&play).await;
 }
