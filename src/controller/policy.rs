@@ -394,6 +394,7 @@ mod tests {
                     *count - 1
                 };
                 let (code, answer) = if refuses(watches, &id, before) {
+                    tokio::time::sleep(Duration::from_secs(1)).await; // long enough for what was shown before to be believed
                     let status = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
                         "code": 403, "reason": "Forbidden", "message": "as scripted"});
                     (403, status.to_string())

@@ -66,6 +66,7 @@ async fn who_was_told_to_end_and_is_cut_off_then_waits_no_longer() {
     let stop = CancellationToken::new();
     let sender = controlled(&mut play, &stop).await;
     stop.cancel();
+    heard(&sender, &play).await;
     for duty in [Duty::Follows, Duty::Leads] {
         sender.send(Signal::Duty(duty)).await.expect("it listens");
     }
