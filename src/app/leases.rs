@@ -58,7 +58,8 @@ pub(super) fn keep(
     ends
 }
 
-/// Both Leases, as what the process may do.
+/// Both Leases, as what the process may do. A keeper that ended renews nothing, whatever it said last: where it is the one of
+/// the executor's Lease, others will call this process dead.
 async fn report(
     mut scheduling: watch::Receiver<bool>,
     mut executing: watch::Receiver<bool>,
@@ -66,7 +67,7 @@ async fn report(
     metrics: Arc<Metrics>,
 ) {
     loop {
-        let duty = match (*executing.borrow_and_update(), *scheduling.borrow_and_update()) {
+        let duty = match (is_kept(&mut executing), is_kept(&mut scheduling)) {
             (false, _) => Duty::CutOff,
             (true, true) => Duty::Leads,
             (true, false) => Duty::Follows,
@@ -75,11 +76,44 @@ async fn report(
         if signals.send(Signal::Duty(duty)).await.is_err() {
             return;
         }
-        // Both senders live as long as their keepers, which `app` watches.
+        // Without a keeper nothing changes any more.
+        let (schedules, executes) = (scheduling.has_changed().is_ok(), executing.has_changed().is_ok());
         tokio::select! {
-            Ok(()) = scheduling.changed() => {}
-            Ok(()) = executing.changed() => {}
+            _ = scheduling.changed(), if schedules => {}
+            _ = executing.changed(), if executes => {}
             else => return,
         }
+    }
+}
+
+/// Whether a Lease is held, and somebody is there who renews it.
+fn is_kept(held: &mut watch::Receiver<bool>) -> bool {
+    *held.borrow_and_update() && held.has_changed().is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn who_has_lost_the_keeper_of_its_own_lease_is_cut_off() {
+        let ((keeps_scheduling, scheduling), (keeps_executing, executing)) =
+            (watch::channel(true), watch::channel(true));
+        let (signals, mut told) = mpsc::channel(8);
+        let metrics = Arc::new(Metrics::new().expect("metrics"));
+        let reported = tokio::spawn(report(scheduling, executing, signals, metrics));
+        let mut duty = async || match told.recv().await {
+            Some(Signal::Duty(duty)) => Some(duty),
+            _ => None,
+        };
+        assert_eq!(duty().await, Some(Duty::Leads));
+        // As a task that panics drops what it has.
+        drop(keeps_executing);
+        assert_eq!(duty().await, Some(Duty::CutOff));
+        keeps_scheduling.send_replace(false);
+        assert_eq!(duty().await, Some(Duty::CutOff));
+        drop(keeps_scheduling);
+        assert!(matches!(duty().await, Some(Duty::CutOff) | None));
+        reported.await.expect("it ends with the last keeper");
     }
 }

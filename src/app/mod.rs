@@ -30,6 +30,7 @@ use crate::controller::{Controller, Ports, Signal, policy};
 use crate::error::{Failure, Reason};
 use crate::run::exclusive::Exclusive;
 use crate::run::pace::Pace;
+use crate::run::ports::StatusSink;
 use crate::run::supervisor::Supervisor;
 use crate::run::task::{PROGRESS_GAP, Shared};
 use crate::run::turns::Turns;
@@ -106,6 +107,7 @@ pub async fn operate(args: &OperatorArgs) -> Result<(), Failure> {
     let statuses = StatusQueue::default();
     let turns = Turns::new(args.max_concurrent_runs);
     let observers = Arc::new(observe::Observers::new(&metrics, events, statuses.clone(), turns.clone()));
+    let job_statuses: Arc<dyn StatusSink> = observers.clone();
     let own_name = instance.clone();
     let shared = Arc::new(Shared {
         records: Arc::new(records.clone()),
@@ -124,7 +126,7 @@ pub async fn operate(args: &OperatorArgs) -> Result<(), Failure> {
         records: Arc::clone(&shared.records),
         executor: Arc::clone(&shared.executor),
         observer: observers.clone(),
-        statuses: observers,
+        statuses: Arc::clone(&job_statuses),
         clock: Arc::clone(&clock),
     };
 
@@ -170,14 +172,17 @@ pub async fn operate(args: &OperatorArgs) -> Result<(), Failure> {
             stop.cancel();
             // What this process decided is written before another one decides.
             statuses.idle(LAST_WRITES).await;
+            job_statuses.forget();
             ends.scheduling.cancel();
             (&mut control).await.map_err(|fault| ended_early(&format!("controller ({fault})")))
         }
         ended = &mut control => Err(ended_early(&format!("controller ({ended:?})"))),
         what = ended_part(&mut watches, &mut keepers, &mut writer, &mut server) => {
+            // What was at work still ends in order, and at once where it was the keeper of the process' own Lease: without that
+            // the controller is cut off.
             stop.cancel();
             ends.scheduling.cancel();
-            let _ = control.await; // what was at work still ends in order
+            let _ = control.await;
             Err(ended_early(what))
         }
     };

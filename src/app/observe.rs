@@ -57,16 +57,17 @@ impl Observer for Observers {
             self.events.publish(job_reference(subject), kind, note);
         };
         match happening {
-            Happening::Claimed { tick, lag, missed } => {
-                tracing::info!(%job, %tick, lag_ms = lag.as_millis(), missed, "tick claimed");
+            Happening::Claimed { tick, lag } => {
+                tracing::info!(%job, %tick, lag_ms = lag.as_millis(), "tick claimed");
                 self.metrics.tick_claimed(*lag);
-                if *missed > 0 {
-                    self.metrics.ticks_skipped(TickSkip::Superseded, *missed);
-                    tell(
-                        EventKind::ScheduleCatchUp,
-                        format!("{missed} earlier ticks were missed; only {tick} is made up for"),
-                    );
-                }
+            }
+            Happening::CaughtUp { tick, missed } => {
+                tracing::info!(%job, %tick, missed, "earlier ticks were missed");
+                self.metrics.ticks_skipped(TickSkip::Superseded, *missed);
+                tell(
+                    EventKind::ScheduleCatchUp,
+                    format!("{missed} earlier ticks were missed; only {tick} is made up for"),
+                );
             }
             Happening::Skipped { tick, why, missed } => {
                 let (word, text) = match why {
@@ -96,7 +97,15 @@ impl Observer for Observers {
                     ),
                 );
             }
-            Happening::ClaimFailed { failure } => tracing::warn!(%job, %failure, "claim failed, tried again"),
+            Happening::ClaimFailed { failure } => {
+                tracing::warn!(%job, %failure, "claim failed, tried until it is through");
+                // The same words for each tick, so that it is one row of Events.
+                let message = failure.short_message();
+                tell(
+                    EventKind::ClaimFailed,
+                    format!("a tick that is due has no BackupRun, and is tried again: {message}"),
+                );
+            }
             Happening::AttemptStarted { attempt } => {
                 tracing::info!(%job, run, attempt, "attempt started");
                 if let Some((_, uid)) = &subject.run {

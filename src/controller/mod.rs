@@ -4,6 +4,7 @@
 //! done. Calls to the API server are tasks of their own that report back as signals, so the loop itself never waits for
 //! anything but the next signal or the next tick. It is the only place that starts a run.
 
+mod claim_turns;
 pub mod policy;
 pub mod records;
 pub mod status;
@@ -21,6 +22,7 @@ use crate::run::supervisor::Supervisor;
 use crate::run::task::call;
 use crate::validate::ValidatedJob;
 use chrono::TimeDelta;
+use claim_turns::ClaimTurns;
 use kube::core::ObjectMeta;
 use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
@@ -31,9 +33,6 @@ use world::{Action, World};
 
 /// The wall clock may jump, so it is looked at again at least this often.
 const LOOK_AGAIN: Duration = Duration::from_secs(10);
-
-/// So many claims are under way at once. More of them only wait in the API server instead of here.
-const CLAIMS_AT_ONCE: usize = 32;
 
 /// What a watch says of one kind of object.
 #[derive(Debug)]
@@ -121,8 +120,7 @@ pub struct Controller {
     /// Told to end: nothing is begun any more.
     draining: bool,
     epoch: watch::Sender<u64>,
-    /// How many claims may be under way.
-    claims: Arc<Semaphore>,
+    claims: ClaimTurns,
 }
 
 impl Controller {
@@ -153,7 +151,7 @@ impl Controller {
             duty: Duty::Follows,
             draining: false,
             epoch,
-            claims: Arc::new(Semaphore::new(CLAIMS_AT_ONCE)),
+            claims: ClaimTurns::new(),
         }
     }
 
@@ -173,7 +171,7 @@ impl Controller {
                     patient = false;
                     self.supervisor.cancel_all(Reason::OperatorShutdown);
                 }
-                (run, job, over) = self.supervisor.ended() => self.world.task_ended(&run, &job, over),
+                (run, job, end) = self.supervisor.ended() => self.world.task_ended(&run, &job, end),
                 signal = self.signals.recv() => match signal {
                     Some(signal) => self.take(signal),
                     None => return,
@@ -278,7 +276,10 @@ impl Controller {
                 self.note_complete(|complete| complete.2 = true);
             }
             Signal::NamespaceSeen(namespace, going) => self.world.namespace_seen(&namespace, going, now),
-            Signal::ClaimEnded(claim, missed, result) => self.world.claim_ended(&claim, missed, result, now),
+            Signal::ClaimEnded(claim, missed, result) => {
+                self.claims.ended(&claim.job.namespace);
+                self.world.claim_ended(&claim, missed, result, now);
+            }
             Signal::AccessChecked(job, looked_at, result) => {
                 if self.world.is_current(&job, &looked_at) {
                     self.world.access_checked(&job, result, now);
@@ -289,11 +290,18 @@ impl Controller {
 
     /// What is at work here goes on whoever leads; only a process that is cut off ends it.
     fn take_duty(&mut self, duty: Duty) {
-        if duty == self.duty || self.draining && duty != Duty::CutOff {
+        if duty == self.duty {
+            return;
+        }
+        self.duty = duty;
+        if duty != Duty::Leads {
+            // Also on the way out, when the Lease is given up: another process writes from now on.
+            self.ports.statuses.forget();
+        }
+        if self.draining && duty != Duty::CutOff {
             return;
         }
         tracing::info!(?duty, running = self.supervisor.len(), "this process' duty");
-        self.duty = duty;
         let leads = duty == Duty::Leads;
         self.supervisor.set_leading(leads);
         self.world.set_leading(leads);
@@ -302,8 +310,6 @@ impl Controller {
             self.complete.0 = false;
             self.complete.1 = false;
             self.epoch.send_modify(|epoch| *epoch += 1);
-        } else {
-            self.ports.statuses.forget();
         }
         if duty == Duty::CutOff {
             self.supervisor.cancel_all(Reason::ClusterUnavailable);
@@ -337,10 +343,9 @@ impl Controller {
         match action {
             Action::Claim(claim, missed) => {
                 let (records, sender) = (Arc::clone(&self.ports.records), self.sender.clone());
-                let turns = Arc::clone(&self.claims);
+                let turn = self.claims.turn(&claim.job.namespace);
                 tokio::spawn(async move {
-                    let _turn = turns.acquire().await; // never closed
-                    let result = call(records.claim(&claim)).await;
+                    let result = turn.take(call(records.claim(&claim))).await;
                     let _ = sender.send(Signal::ClaimEnded(claim, missed, result)).await; // nobody listens at the end
                 });
             }
@@ -387,3 +392,6 @@ impl Controller {
         });
     }
 }
+
+#[cfg(test)]
+mod tests;

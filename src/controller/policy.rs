@@ -11,11 +11,14 @@
 //!
 //! One watch per object, by name, because the operator may see these four and no others. A watch that breaks is taken up
 //! again by itself and changes nothing meanwhile: where the API server cannot be reached, nothing can be claimed either.
-//! One that is refused (401, 403, or 404 where there are no such policies) counts as missing.
+//! One that is refused (401, 403, or 404 where there are no such policies) counts as missing, and begins anew after a pause,
+//! with a list: one that is only taken up again says nothing of an object that has not changed, so that a refusal which has
+//! passed would count for good.
 
 use crate::error::Failure;
 use crate::install;
-use futures::{Stream, StreamExt, future};
+use futures::future::join_all;
+use futures::{FutureExt, StreamExt};
 use k8s_openapi::api::admissionregistration::v1::{ValidatingAdmissionPolicy, ValidatingAdmissionPolicyBinding};
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client, Resource};
@@ -24,7 +27,10 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fmt::{self, Debug};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 use tokio::sync::watch as state;
+use tokio::time::timeout;
 
 /// Whether backups may be claimed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -54,47 +60,80 @@ pub fn watch(client: Client) -> state::Receiver<PolicyState> {
 }
 
 const NOT_YET: &str = "the admission policies have not been looked at yet";
+/// How long after a refusal the object is looked at again.
+const PAUSE: Duration = Duration::from_secs(10);
+/// How long a watch that begins anew after a refusal must hold before what it shows is believed: the list may be allowed and
+/// the watch not.
+const HOLDS: Duration = Duration::from_secs(5);
 
 async fn follow(client: &Client, expected: &Expected, sender: &state::Sender<PolicyState>) {
-    let watches = expected.0.keys().map(|id| match id.kind {
-        Kind::Policy => one::<ValidatingAdmissionPolicy>(client, id.clone()).boxed(),
-        Kind::Binding => one::<ValidatingAdmissionPolicyBinding>(client, id.clone()).boxed(),
-    });
-    let mut watches = futures::stream::select_all(watches.collect::<Vec<_>>());
-    let mut seen = Seen::default();
-    while let Some((id, observation)) = watches.next().await {
-        seen.0.insert(id, observation);
+    let seen = Mutex::new(Seen::default());
+    let tell = |id: &Id, observation| {
+        let mut seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
+        seen.0.insert(id.clone(), observation);
         let now = seen.compare(expected);
         sender.send_if_modified(|old| {
             let changed = *old != now;
             *old = now;
             changed
         });
-    }
+    };
+    let tell = &tell;
+    let watches = expected.0.keys().map(|id| match id.kind {
+        Kind::Policy => one::<ValidatingAdmissionPolicy>(client, id, tell).boxed(),
+        Kind::Binding => one::<ValidatingAdmissionPolicyBinding>(client, id, tell).boxed(),
+    });
+    join_all(watches).await;
 }
 
-/// What the watch of one object has to say.
-fn one<K>(client: &Client, id: Id) -> impl Stream<Item = (Id, Observation)> + Send + use<K>
+/// Watches one object for ever, and tells what it shows.
+async fn one<K>(client: &Client, id: &Id, tell: &(impl Fn(&Id, Observation) + Sync))
 where
     K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Serialize + Send + 'static,
 {
     let api = Api::<K>::all(client.clone());
-    watcher::watch_object(api, &id.name).default_backoff().filter_map(move |event| {
-        let observation = match event {
-            Ok(Some(object)) => {
-                serde_json::to_value(object).ok().map(|value| Observation::There(meaning(&value["spec"])))
+    let mut refused = false;
+    loop {
+        let mut watch = watcher::watch_object(api.clone(), &id.name).default_backoff().boxed();
+        // What is to be told when the watch has held for long enough.
+        let mut shown = None;
+        loop {
+            let limit = if shown.is_some() { HOLDS } else { Duration::MAX };
+            let Ok(event) = timeout(limit, watch.next()).await else {
+                refused = false;
+                if let Some(observation) = shown.take() {
+                    tell(id, observation);
+                }
+                continue;
+            };
+            let observation = match event {
+                Some(Ok(Some(object))) => match serde_json::to_value(object) {
+                    Ok(value) => Observation::There(meaning(&value["spec"])),
+                    Err(_) => continue,
+                },
+                Some(Ok(None)) => Observation::Absent,
+                Some(Err(error)) => {
+                    let Some(observation) = refusal(&error) else {
+                        tracing::debug!(object = %id, %error, "the watch is taken up again");
+                        continue;
+                    };
+                    refused = true;
+                    tell(id, observation);
+                    break;
+                }
+                None => break, // a watch has no end
+            };
+            if refused {
+                shown = Some(observation);
+            } else {
+                tell(id, observation);
             }
-            Ok(None) => Some(Observation::Absent),
-            Err(error) => refusal(&error).or_else(|| {
-                tracing::debug!(object = %id, %error, "the watch is taken up again");
-                None
-            }),
-        };
-        future::ready(observation.map(|observation| (id.clone(), observation)))
-    })
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
 }
 
-/// Whether an error of a watch says that it will not get better by waiting.
+/// Whether an error of a watch says that the object may not be seen.
 fn refusal(error: &watcher::Error) -> Option<Observation> {
     let (watcher::Error::InitialListFailed(kube::Error::Api(status))
     | watcher::Error::WatchStartFailed(kube::Error::Api(status))) = error
@@ -331,6 +370,70 @@ mod tests {
         narrowed.get_mut(&id(Kind::Binding, first)).expect("it")["matchResources"] =
             json!({ "namespaceSelector": { "matchLabels": { "a": "b" } } });
         assert!(matches!(compare(&narrowed), PolicyState::Missing(why) if why.contains("matchResources")));
+    }
+
+    /// An API server that shows the four objects, and refuses what this holds of: whether it is a watch (or a list), of which
+    /// object, and how many there were before. Nothing changes, and watches end when real ones do.
+    fn serving(refuses: impl Fn(bool, &str, usize) -> bool + Send + Sync + 'static) -> Client {
+        let objects: BTreeMap<String, Value> = live().into_iter().map(|(id, spec)| (id.to_string(), spec)).collect();
+        let (objects, refuses) = (std::sync::Arc::new(objects), std::sync::Arc::new(refuses));
+        let asked = std::sync::Arc::new(Mutex::new(BTreeMap::<(bool, String), usize>::new()));
+        let service = tower::service_fn(move |request: http::Request<kube::client::Body>| {
+            let (objects, asked, refuses) = (objects.clone(), asked.clone(), refuses.clone());
+            async move {
+                let uri = request.uri().clone();
+                let query = uri.query().unwrap_or_default();
+                let watches = query.contains("watch=true");
+                let kind = if uri.path().ends_with("bindings") { Kind::Binding } else { Kind::Policy };
+                let name = query.split("metadata.name%3D").nth(1).and_then(|rest| rest.split('&').next());
+                let id = Id { kind, name: name.expect("one object by name").to_owned() }.to_string();
+                let before = {
+                    let mut asked = asked.lock().expect("sound");
+                    let count = asked.entry((watches, id.clone())).or_default();
+                    *count += 1;
+                    *count - 1
+                };
+                let (code, answer) = if refuses(watches, &id, before) {
+                    tokio::time::sleep(Duration::from_secs(1)).await; // long enough for what was shown before to be believed
+                    let status = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
+                        "code": 403, "reason": "Forbidden", "message": "as scripted"});
+                    (403, status.to_string())
+                } else if watches {
+                    tokio::time::sleep(Duration::from_secs(290)).await;
+                    (200, String::new())
+                } else {
+                    let item = json!({"metadata": {"name": name, "resourceVersion": "7"}, "spec": objects[&id]});
+                    (200, json!({"metadata": {"resourceVersion": "9"}, "items": [item]}).to_string())
+                };
+                let answer = http::Response::builder().status(code).body(kube::client::Body::from(answer.into_bytes()));
+                Ok::<_, kube::Error>(answer.expect("a response"))
+            }
+        });
+        Client::new(service, "default")
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_refusal_that_passes_is_forgotten() {
+        let one = Id { kind: Kind::Policy, name: "backupjobs-act-as-requester".into() }.to_string();
+        // The watch that follows the first one.
+        let client = serving(move |watches, id, before| watches && id == one && before == 1);
+        let mut state = watch(client);
+        let in_force = |state: &PolicyState| *state == PolicyState::InForce;
+        let limit = Duration::from_mins(6);
+        timeout(limit, state.wait_for(in_force)).await.expect("seen").expect("it watches");
+        timeout(limit, state.wait_for(|state| !in_force(state))).await.expect("refused").expect("it watches");
+        timeout(limit, state.wait_for(in_force)).await.expect("it has passed").expect("it watches");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_right_to_watch_that_is_missing_is_not_hidden_by_the_list() {
+        let mut state = watch(serving(|watches, id, _| watches && id.contains("backupruns-claims")));
+        let refused = |state: &PolicyState| matches!(state, PolicyState::Missing(why) if why.contains("status 403"));
+        timeout(Duration::from_mins(1), state.wait_for(refused)).await.expect("refused").expect("it watches");
+        let end = tokio::time::Instant::now() + Duration::from_hours(1);
+        while timeout(end - tokio::time::Instant::now(), state.changed()).await.is_ok() {
+            assert!(refused(&state.borrow()), "{:?}", *state.borrow());
+        }
     }
 
     #[test]

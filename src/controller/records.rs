@@ -272,6 +272,12 @@ fn is_denied(status: &Status) -> bool {
     said.contains("denied request") || said.contains("denied the request")
 }
 
+/// Whether a namespace has as many objects as it may have. The words are the API server's, and the code is that of a right that
+/// is missing.
+fn is_over_quota(status: &Status) -> bool {
+    status.code == 403 && status.message.contains("exceeded quota: ")
+}
+
 /// Whether an object will never be taken as it is: the schema does not allow it, or does not know a field (as of a
 /// `CustomResourceDefinition` that is older than the operator), or it is too large.
 fn is_invalid(status: &Status) -> bool {
@@ -287,6 +293,15 @@ fn failure(what: &str, error: &kube::Error) -> Failure {
             format!(
                 "{what}: a policy or webhook of the cluster does not let it through, and it is tried again until it does; see \
                  what it wants ({})",
+                status.message
+            ),
+        ),
+        kube::Error::Api(status) if is_over_quota(status) => Failure::new(
+            Reason::ClusterUnavailable,
+            format!(
+                "{what}: a ResourceQuota of the namespace is full, and it is tried again until there is room; raise it, delete \
+                 BackupRuns that are over, or keep fewer of them (spec.successfulRunsHistoryLimit, spec.failedRunsHistoryLimit; \
+                 {})",
                 status.message
             ),
         ),
@@ -387,19 +402,37 @@ mod tests {
         }
     }
 
-    #[tokio::test]
-    async fn a_claim_says_since_when_ticks_count() {
+    fn claim() -> Claim {
         let since = DateTime::from_timestamp(1_800_000_000, 7).expect("in range");
-        let claim = Claim {
+        Claim {
             job: JobRef::new("default", "pg").expect("good"),
             job_uid: Uid::new("11111111-0001").expect("good"),
             run: RunName::new("pg-20270115-0900").expect("good"),
             tick: since,
             start: since,
             since: Some(since),
-        };
+        }
+    }
+
+    #[tokio::test]
+    async fn a_quota_that_is_full_is_told_from_a_right_that_is_missing() {
+        let full = "backupruns.backup.javy.dev \"pg-20270115-0900\" is forbidden: exceeded quota: few, requested: \
+                    count/backupruns.backup.javy.dev=1, used: count/backupruns.backup.javy.dev=5, limited: \
+                    count/backupruns.backup.javy.dev=5";
+        let missing = "backupruns.backup.javy.dev is forbidden: User \"ubo\" cannot create resource \"backupruns\"";
+        for (said, reason, words) in
+            [(full, Reason::ClusterUnavailable, "ResourceQuota"), (missing, Reason::Forbidden, "`ubo install`")]
+        {
+            let failure = answering(403, said).0.claim(&claim()).await.expect_err(said);
+            assert_eq!(failure.reason, reason, "{failure}");
+            assert!(failure.message.contains(words) && failure.message.contains(said), "{failure}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_claim_says_since_when_ticks_count() {
         let (records, sent) = answering(500, "said");
-        assert!(records.claim(&claim).await.is_err());
+        assert!(records.claim(&claim()).await.is_err());
         let sent = sent.lock().expect("sound");
         assert_eq!(sent[0]["metadata"]["annotations"], json!({ANNOTATION_SINCE: "2027-01-15T08:00:00Z"}));
     }

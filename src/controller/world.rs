@@ -63,6 +63,37 @@ pub enum Action {
     Notice(Subject, Happening),
 }
 
+/// What is stored of a BackupJob's status, as far as this process knows. As a rule the same as [`Job::status`].
+#[derive(Clone, Default)]
+enum Handed {
+    /// Nothing, or what must not stay.
+    #[default]
+    Nothing,
+    /// This was handed to the writer, which sees to it that it is stored; it has not been seen stored yet.
+    OnItsWay(Arc<BackupJobStatus>),
+    /// This.
+    Stored(Arc<BackupJobStatus>),
+}
+
+impl Handed {
+    const fn status(&self) -> Option<&Arc<BackupJobStatus>> {
+        match self {
+            Self::Nothing => None,
+            Self::OnItsWay(status) | Self::Stored(status) => Some(status),
+        }
+    }
+
+    /// This is stored, as a watch shows it. What stands there in place of what was stored before came late, from a process
+    /// that no longer leads.
+    fn seen(self, stored: Option<&BackupJobStatus>) -> Self {
+        match self {
+            Self::OnItsWay(ours) | Self::Stored(ours) if Some(&*ours) == stored => Self::Stored(ours),
+            Self::OnItsWay(ours) => Self::OnItsWay(ours),
+            Self::Stored(_) | Self::Nothing => Self::Nothing,
+        }
+    }
+}
+
 struct Job {
     uid: Uid,
     /// As it was seen last; see [`slim::known`].
@@ -72,13 +103,14 @@ struct Job {
     access_due: DateTime<Utc>,
     checking: bool,
     status: Arc<BackupJobStatus>,
-    /// What was last handed to the writer (or found); the writer sees to it that it is stored. As a rule the same as `status`.
-    handed: Option<Arc<BackupJobStatus>>,
+    handed: Handed,
     claiming: bool,
     told_not_ready: Option<Reason>,
     /// Whether it was said that nothing is due because a clock was ahead.
     told_ahead: bool,
-    taken: Taken,
+    /// The tick of which it was said that its run cannot be created, and why.
+    told_unclaimed: Option<(DateTime<Utc>, String)>,
+    taken: Option<Taken>,
 }
 
 impl Job {
@@ -135,6 +167,7 @@ impl World {
                 note_handled(Arc::make_mut(&mut known.status), stored);
                 self.index.handled(&reference, stored);
             }
+            known.handed = std::mem::take(&mut known.handed).seen(object.status.as_ref());
             known.object = Arc::new(slim::known(object));
         }
         self.dirty.insert(reference);
@@ -170,10 +203,12 @@ impl World {
         self.alarms.insert((now, reference.clone()));
         let job = Job {
             uid,
-            handed: ours.map_or_else(|| object.status.clone().map(Arc::new), |old| old.handed.clone()),
-            taken: ours
-                .filter(|old| old.status.schedule_anchor == status.schedule_anchor)
-                .map_or_else(Taken::default, |old| old.taken),
+            handed: match ours {
+                Some(old) => old.handed.clone(),
+                None => object.status.clone().map_or(Handed::Nothing, |found| Handed::Stored(Arc::new(found))),
+            },
+            taken: ours.filter(|old| old.status.schedule_anchor == status.schedule_anchor).and_then(|old| old.taken),
+            told_unclaimed: None,
             object: Arc::new(slim::known(object)),
             valid,
             status: Arc::new(status),

@@ -40,7 +40,12 @@ pub enum Happening {
         tick: DateTime<Utc>,
         /// How long after it was meant to start.
         lag: Duration,
-        /// Earlier ticks that nobody claimed and that are not made up for.
+    },
+    /// A tick has its BackupRun, and earlier ones that nobody claimed are not made up for.
+    CaughtUp {
+        /// The nominal tick.
+        tick: DateTime<Utc>,
+        /// How many.
         missed: u32,
     },
     /// A due tick started nothing.
@@ -58,7 +63,7 @@ pub enum Happening {
         /// The name.
         run: RunName,
     },
-    /// A claim failed for another reason and is tried again.
+    /// A claim failed for another reason and is tried again. Said once for each tick and reason.
     ClaimFailed {
         /// Why.
         failure: Failure,

@@ -76,6 +76,17 @@ pub enum RunWritten {
     Refused(String),
 }
 
+/// How the task of a run has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TaskEnd {
+    /// The run is over, or gone.
+    Over,
+    /// It is left to another process, or to a later task.
+    Left,
+    /// In a fault of ours: an attempt of it may be open.
+    Fault,
+}
+
 /// BackupRuns and BackupJobs in the cluster.
 #[async_trait]
 pub trait Records: Send + Sync {

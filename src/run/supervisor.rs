@@ -2,7 +2,7 @@
 
 use super::cancel::Cancel;
 use super::observer::{Happening, Subject};
-use super::ports::RunKey;
+use super::ports::{RunKey, TaskEnd};
 use super::task::{RunTask, Shared};
 use crate::api::backup_run::BackupRun;
 use crate::api::names::{JobRef, Uid};
@@ -20,7 +20,7 @@ struct Active {
 pub struct Supervisor {
     shared: Arc<Shared>,
     active: HashMap<RunKey, Active>,
-    tasks: JoinSet<(RunKey, JobRef, bool)>,
+    tasks: JoinSet<(RunKey, JobRef, TaskEnd)>,
 }
 
 impl Supervisor {
@@ -60,11 +60,15 @@ impl Supervisor {
         // A panic must not leave the entry behind, so the run's own future is a task of its own.
         let life = tokio::spawn(Box::new(task).live());
         self.tasks.spawn(async move {
-            let over = life.await.unwrap_or_else(|fault| {
-                tracing::error!(run = %key.name, namespace = %key.namespace, %fault, "the run's task ended in a fault");
-                false
-            });
-            (key, job, over)
+            let end = match life.await {
+                Ok(true) => TaskEnd::Over,
+                Ok(false) => TaskEnd::Left,
+                Err(fault) => {
+                    tracing::error!(run = %key.name, namespace = %key.namespace, %fault, "the run's task ended in a fault");
+                    TaskEnd::Fault
+                }
+            };
+            (key, job, end)
         });
     }
 
@@ -82,16 +86,16 @@ impl Supervisor {
         }
     }
 
-    /// The next run whose task has ended, its BackupJob, and whether the run is over; pending for ever while there is none.
-    pub async fn ended(&mut self) -> (RunKey, JobRef, bool) {
+    /// The next run whose task has ended, its BackupJob, and how; pending for ever while there is none.
+    pub async fn ended(&mut self) -> (RunKey, JobRef, TaskEnd) {
         loop {
             match self.tasks.join_next().await {
-                Some(Ok((key, job, over))) => {
+                Some(Ok((key, job, end))) => {
                     self.active.remove(&key);
                     let run = Some((key.name.clone(), key.uid.clone()));
                     let subject = Subject { job: job.clone(), job_uid: None, run };
                     self.shared.observer.notice(&subject, &Happening::Left);
-                    return (key, job, over);
+                    return (key, job, end);
                 }
                 Some(Err(_)) => {} // its inner task catches everything; nothing else can fail
                 None => std::future::pending::<()>().await,

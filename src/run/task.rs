@@ -33,7 +33,7 @@ use crate::api::backup_run::{BackupRun, BackupRunStatus};
 use crate::api::names::{JobRef, Uid};
 use crate::api::time::from_time;
 use crate::clock::Clock;
-use crate::error::{Class, Failure, Reason};
+use crate::error::{Class, Failure, Reason, cut};
 use crate::validate::{ACTIVE_DEADLINE, ValidatedJob, validate};
 use chrono::{DateTime, Utc};
 use std::sync::Arc;
@@ -119,6 +119,8 @@ pub struct RunTask {
     version: String,
     /// The status as it was seen or written last.
     stored: BackupRunStatus,
+    /// A status that may be stored as well: it was given up, and only the answer may have been lost.
+    given_up: Option<Box<BackupRunStatus>>,
     cancel: Cancel,
     job: JobRef,
     job_uid: Option<Uid>,
@@ -143,6 +145,7 @@ impl RunTask {
             key,
             run,
             stored: status.clone(),
+            given_up: None,
             status,
             version,
             cancel,
@@ -251,7 +254,8 @@ impl RunTask {
 
     /// The BackupJob, as it is now; later attempts run the spec that the first one ran.
     async fn find_job(&mut self) -> Result<Arc<BackupJob>, Stop> {
-        let Some(found) = self.insist(|| self.shared.records.job(&self.job)).await? else {
+        let (shared, job) = (Arc::clone(&self.shared), self.job.clone());
+        let Some(found) = self.insist(|| shared.records.job(&job)).await? else {
             return Err(Stop::Failed(Failure::new(
                 Reason::JobNotFound,
                 format!(
@@ -300,10 +304,18 @@ impl RunTask {
         };
         let waited = record::is_waiting(&self.status);
         let now = self.shared.clock.now();
+        let before = self.status.clone();
         let attempt = record::begin_attempt(&mut self.status, &self.shared.instance, &job.spec, generation, now);
         self.status.pod = prepared.pod();
+        if let Some(why) = self.persist_for(CALL_LIMIT).await? {
+            // A webhook may deny what is written in one namespace: nobody else waits for that. Nothing was begun, so it is no
+            // attempt either; its number is used again.
+            drop((place, directory_turns, prepared));
+            self.status = before;
+            self.until_written(&why).await?;
+            return Ok(Next::Retry(self.shared.clock.now() + record::WAIT_PAUSE));
+        }
         self.note_deadline(valid.active_deadline);
-        self.persist().await?;
         self.notice(&Happening::AttemptStarted { attempt });
         let id = self.attempt_id(&valid, attempt);
         let result = self.work(prepared, id, waited).await;
@@ -467,7 +479,7 @@ impl RunTask {
     }
 
     /// Asks the API server until it answers: that it does not is no reason to fail a backup.
-    async fn insist<T, F>(&self, mut ask: impl FnMut() -> F) -> Result<T, Stop>
+    async fn insist<T, F>(&mut self, mut ask: impl FnMut() -> F) -> Result<T, Stop>
     where
         F: Future<Output = Result<T, Failure>>,
     {
@@ -475,17 +487,27 @@ impl RunTask {
         loop {
             match self.or_cancel(call(ask())).await? {
                 Ok(answer) => return Ok(answer),
-                Err(failure) if failure.class() == Class::Transient => {
-                    if tries == 0 {
-                        tracing::warn!(run = %self.key.name, namespace = %self.key.namespace, why = failure.message,
-                            "the Kubernetes API is asked again until it does it");
-                    }
-                    self.or_cancel(tokio::time::sleep(WRITE_BACKOFF[tries.min(WRITE_BACKOFF.len() - 1)])).await?;
-                    tries += 1;
-                }
-                Err(failure) => return Err(Stop::Failed(failure)),
+                Err(failure) => self.pause(failure, &mut tries).await?,
             }
         }
+    }
+
+    /// Waits before the API server is asked again, and says for what: from the second time on in the status too, since a
+    /// person may have to mend it. A refusal is of the operator's own rights (`ubo install` prints them), and a person gives
+    /// them back: no fault of the run either.
+    async fn pause(&mut self, failure: Failure, tries: &mut usize) -> Result<(), Stop> {
+        if failure.class() != Class::Transient && failure.reason != Reason::Forbidden {
+            return Err(Stop::Failed(failure));
+        }
+        if *tries == 0 {
+            tracing::warn!(run = %self.key.name, namespace = %self.key.namespace, why = failure.message,
+                "the Kubernetes API is asked again until it does it");
+        } else {
+            self.say_waiting(&waits_for_the_api(&failure.message)).await?;
+        }
+        self.or_cancel(tokio::time::sleep(WRITE_BACKOFF[(*tries).min(WRITE_BACKOFF.len() - 1)])).await?;
+        *tries += 1;
+        Ok(())
     }
 
     fn notice(&self, happening: &Happening) {
@@ -496,6 +518,11 @@ impl RunTask {
         };
         self.shared.observer.notice(&subject, happening);
     }
+}
+
+/// What a run says that waits for the API server, and why.
+fn waits_for_the_api(why: &str) -> String {
+    format!("waits for the Kubernetes API: {}", cut(why, Failure::MESSAGE_LIMIT))
 }
 
 /// Later than anything that a task waits for.

@@ -268,9 +268,14 @@ impl Index {
     pub fn handled(&mut self, job: &JobRef, tick: DateTime<Utc>) {
         let Some((job, mut slot)) = self.slots.remove_entry(job) else { return };
         self.forget(&job, &slot);
+        let news = tick > slot.floor;
         slot.floor = slot.floor.max(tick);
         slot.once_done |= slot.entry.schedule.is_none();
         slot.waiting = slot.waiting.filter(|waiting| waiting.tick > tick);
+        if let (true, Some(waiting), Some(schedule)) = (news, &mut slot.waiting, &slot.entry.schedule) {
+            // It came while this one was under way, which it counted, and what was missed before this one.
+            waiting.missed = schedule.missed_between(tick, waiting.tick - TimeDelta::seconds(1)).count;
+        }
         self.insert(job, slot);
     }
 

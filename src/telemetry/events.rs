@@ -108,6 +108,8 @@ kinds! {
     ScheduleCatchUp: "Normal" "Schedule",
     /// Another object has the name that a tick's BackupRun needs.
     NameTaken: "Warning" "Schedule",
+    /// The BackupRun of a tick cannot be created; the note says why, and it is tried again.
+    ClaimFailed: "Warning" "Schedule",
     /// Nothing is due, because a clock was ahead when the last tick was handled; the note says until when, and the way out.
     ClockWentBack: "Warning" "Schedule",
     /// What kept a BackupJob from running is mended.

@@ -1,7 +1,8 @@
 //! **P** What this process may do: schedule only while it leads, and take a run over only from a process that is dead.
 //!
 //! The Lease governs scheduling only. A follower claims nothing, starts nothing and writes no BackupJob's status; what it
-//! executes goes on, and ends when somebody wishes it to. A process that begins to lead forgets what it knew and decides
+//! executes goes on, and ends when somebody wishes it to. Where a task of its own ended in a fault it closes the attempt that
+//! this left open: nobody else may while it lives. A process that begins to lead forgets what it knew and decides
 //! when everything was listed anew ([`World::set_leading`]).
 //!
 //! A run belongs to the executor that its open attempt names, for as long as that one lives. Missing in one list of the
@@ -15,7 +16,7 @@ use crate::run::ports::RunKey;
 use crate::run::record::open_attempt;
 use crate::schedule::index::Index;
 use chrono::TimeDelta;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 /// How many further lists an executor must be missing in. The first of them may have been asked for before the run was
@@ -32,6 +33,8 @@ pub(super) struct Duty {
     lists: u64,
     /// Executors of open attempts that were not in the list, and how many lists there had been then.
     missed: HashMap<String, u64>,
+    /// UIDs of runs whose task ended in a fault here while another process led.
+    faulted: HashSet<String>,
     /// BackupJobs with a run that another executor has: looked at again after each list.
     waiting: BTreeSet<JobRef>,
 }
@@ -48,6 +51,22 @@ impl Duty {
         }
         self.waiting.insert(job.clone());
         true
+    }
+
+    /// The task of this run ended in a fault. Who leads gives it another one anyway.
+    pub(super) fn note_fault(&mut self, run: &RunKey) {
+        if !self.leading {
+            self.faulted.insert(run.uid.as_str().to_owned());
+        }
+    }
+
+    pub(super) fn forget(&mut self, uid: &str) {
+        self.faulted.remove(uid);
+    }
+
+    /// Whether a task that ended in a fault has left an attempt of this run open; asked once.
+    fn is_left_open(&mut self, run: &BackupRun, key: &RunKey) -> bool {
+        executor(run) == Some(&*self.me) && self.faulted.remove(key.uid.as_str())
     }
 
     /// Whether one of these runs is executed by another process that lives.
@@ -87,16 +106,20 @@ impl World {
         self.dirty.append(&mut self.duty.waiting);
     }
 
-    /// What a follower decides: that runs which it executes stop when somebody wishes it.
+    /// What a follower decides: that runs which it executes stop when somebody wishes it, and that attempts which it left
+    /// open are closed. A task that closes one goes no further, for this process starts nothing.
     pub(super) fn decide_as_follower(&mut self, has_task: &dyn Fn(&RunKey) -> bool, actions: &mut Vec<Action>) {
         self.alarms.clear(); // made anew when everything is
         for reference in std::mem::take(&mut self.dirty) {
             let replacing = self.jobs.get(&reference).and_then(|job| self.replacing(&reference, job));
             for run in self.runs.get(&reference).into_iter().flat_map(BTreeMap::values) {
-                if let (Some((key, _)), Some(cause)) = (run_identity(run), stops(run, replacing))
-                    && has_task(&key)
-                {
-                    actions.push(Action::Cancel(key, cause));
+                let Some((key, _)) = run_identity(run) else { continue };
+                match (has_task(&key), stops(run, replacing)) {
+                    (true, Some(cause)) => actions.push(Action::Cancel(key, cause)),
+                    (false, cause) if self.duty.is_left_open(run, &key) => {
+                        actions.push(Action::Start(key, Arc::clone(run), reference.clone(), cause));
+                    }
+                    _ => {}
                 }
             }
         }

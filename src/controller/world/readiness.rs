@@ -1,6 +1,6 @@
 //! **P** Whether a BackupJob can run (policies, its namespace's rights, its own text), and the status that says so.
 
-use super::{Action, World, clock};
+use super::{Action, Handed, World, clock};
 use crate::api::names::JobRef;
 use crate::controller::status::{self, Facts, Readiness};
 use crate::error::Failure;
@@ -99,16 +99,16 @@ impl World {
             actions.push(Action::Notice(subject, Happening::ClockWentBack { warning }));
         }
         job.told_ahead = ahead.is_some();
-        let status = match &job.handed {
+        job.status = match job.handed.status() {
             Some(handed) if **handed == status => Arc::clone(handed),
             _ => {
                 let version = job.object.metadata.resource_version.clone().unwrap_or_default();
                 let write = StatusWrite { uid: job.uid.clone(), version, status: Box::new(status.clone()) };
                 actions.push(Action::Write(reference.clone(), write));
-                Arc::new(status)
+                let status = Arc::new(status);
+                job.handed = Handed::OnItsWay(Arc::clone(&status));
+                status
             }
         };
-        job.handed = Some(Arc::clone(&status));
-        job.status = status;
     }
 }

@@ -9,7 +9,7 @@ use crate::api::time::from_time;
 use crate::controller::status;
 use crate::error::{Failure, Reason};
 use crate::run::Phase;
-use crate::run::ports::{RunKey, phase_of};
+use crate::run::ports::{RunKey, TaskEnd, phase_of};
 use crate::validate::Concurrency;
 use chrono::{DateTime, TimeDelta, Utc};
 use std::collections::{BTreeMap, HashSet};
@@ -53,6 +53,7 @@ impl World {
         self.counted.remove(key.uid.as_str());
         self.over.remove(key.uid.as_str());
         self.going.forget(key.uid.as_str());
+        self.duty.forget(key.uid.as_str());
         if let Some(runs) = self.runs.get_mut(&job) {
             if runs.get(&key.name).is_some_and(|known| known.metadata.uid == run.metadata.uid) {
                 runs.remove(&key.name);
@@ -93,12 +94,14 @@ impl World {
         self.dirty.extend(self.runs.keys().filter(|job| job.namespace == *namespace).cloned());
     }
 
-    /// The task of a run of `job` has ended; `over` says whether the run has, too.
-    pub fn task_ended(&mut self, run: &RunKey, job: &JobRef, over: bool) {
+    /// The task of a run of `job` has ended.
+    pub fn task_ended(&mut self, run: &RunKey, job: &JobRef, end: TaskEnd) {
         if self.runs.get(job).is_some_and(|runs| runs.contains_key(&run.name)) {
             self.dirty.insert(job.clone());
-            if over {
-                self.over.insert(run.uid.as_str().to_owned());
+            match end {
+                TaskEnd::Over => drop(self.over.insert(run.uid.as_str().to_owned())),
+                TaskEnd::Fault => self.duty.note_fault(run),
+                TaskEnd::Left => {}
             }
         }
     }

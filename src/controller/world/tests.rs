@@ -1,7 +1,7 @@
 use super::*;
 use crate::api::FINALIZER_RUN;
 use crate::api::time::to_time;
-use crate::run::ports::Claimed;
+use crate::run::ports::{Claimed, TaskEnd};
 use chrono::TimeDelta;
 use serde_json::{Value, json};
 
@@ -477,14 +477,38 @@ fn a_run_that_ended_here_is_not_taken_up_again_while_the_watch_lags() {
     let mut world = world(vec![job(|_| {})], vec![working()], "2026-11-24T10:00:05Z");
     assert!(started(&decide(&mut world, "2026-11-24T10:00:05Z")));
     let (key, job_) = run_identity(&working()).expect("named");
-    world.task_ended(&key, &job_, true);
+    world.task_ended(&key, &job_, TaskEnd::Over);
     assert!(!started(&decide(&mut world, "2026-11-24T10:00:06Z")), "its end is stored, only not seen yet");
     world.apply_run(working());
     assert!(!started(&decide(&mut world, "2026-11-24T10:00:07Z")), "an older event is no news");
-    world.task_ended(&key, &job_, false);
+    world.task_ended(&key, &job_, TaskEnd::Left);
     world.delete_run(&working(), at("2026-11-24T10:00:08Z"));
     world.apply_run(working());
     assert!(started(&decide(&mut world, "2026-11-24T10:00:08Z")), "another object is another run");
+}
+
+/// A process that led before wakes up, and what it had decided then arrives after what its successor has stored.
+#[test]
+fn a_status_that_another_process_wrote_late_is_written_over() {
+    let now = "2026-11-24T10:00:05Z";
+    let seen = |status: &BackupJobStatus| job(|job| job["status"] = serde_json::to_value(status).expect("JSON"));
+    let mut world = world(vec![job(|_| {})], vec![], now);
+    let ours = written(&decide(&mut world, now)).expect("a status");
+    let old = BackupJobStatus { message: Some("old".into()), ..ours.clone() };
+    world.apply_job(seen(&old), at(now));
+    assert!(written(&decide(&mut world, now)).is_none(), "ours is on its way");
+    world.apply_job(seen(&ours), at(now));
+    assert!(written(&decide(&mut world, now)).is_none());
+    world.apply_job(seen(&old), at(now));
+    assert_eq!(written(&decide(&mut world, now)), Some(ours.clone()));
+    world.apply_job(seen(&ours), at(now));
+    world.apply_job(seen(&ours), at(now));
+    assert!(written(&decide(&mut world, now)).is_none(), "stored, and that is that");
+    // Also where nothing had to be written by this process yet.
+    let mut next = super::tests::world(vec![seen(&ours)], vec![], now);
+    assert!(written(&decide(&mut next, now)).is_none());
+    next.apply_job(seen(&old), at(now));
+    assert_eq!(written(&decide(&mut next, now)), Some(ours));
 }
 
 mod clock;

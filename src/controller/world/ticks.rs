@@ -23,14 +23,13 @@ const NAME_RETRY: TimeDelta = TimeDelta::seconds(30);
 /// How the name of the one run of a job without a schedule ends.
 pub(super) const ONCE: &str = "-once";
 
-/// Ticks whose BackupRun's name belongs to something else. Such a tick is skipped, and counted, when a later one is due;
-/// until then it is tried again.
-#[derive(Clone, Copy, Debug, Default)]
+/// A tick whose BackupRun's name belongs to something else. It is skipped, and counted, when a later one is due; until then
+/// it is tried again.
+#[derive(Clone, Copy, Debug)]
 pub(super) struct Taken {
-    /// The tick that is tried again.
-    tick: Option<DateTime<Utc>>,
-    /// So many before it were skipped since the last tick that was handled otherwise: the index counts them as missed.
-    skipped: u32,
+    tick: DateTime<Utc>,
+    /// How many before it were missed.
+    missed: u32,
 }
 
 impl World {
@@ -41,25 +40,34 @@ impl World {
         };
         job.claiming = false;
         let subject = Subject { job: claim.job.clone(), job_uid: Some(claim.job_uid.clone()), run: None };
-        let again = match result {
+        // A claim of which only the answer was lost: its run was seen meanwhile.
+        let lost = result.is_err() && last_tick_of(&job.status).is_some_and(|last| last >= claim.tick);
+        let again = match if lost { Ok(Claimed::AlreadyOurs) } else { result } {
             Ok(claimed @ (Claimed::Created | Claimed::AlreadyOurs)) => {
                 note_handled(Arc::make_mut(&mut job.status), claim.tick);
-                job.taken = Taken::default();
+                (job.taken, job.told_unclaimed) = (None, None);
                 self.index.handled(&claim.job, claim.tick);
                 if matches!(claimed, Claimed::Created) {
                     let lag = (now - claim.start).to_std().unwrap_or_default();
-                    self.pending.push(Action::Notice(subject, Happening::Claimed { tick: claim.tick, lag, missed }));
+                    self.pending.push(Action::Notice(subject.clone(), Happening::Claimed { tick: claim.tick, lag }));
+                }
+                if missed > 0 {
+                    self.pending.push(Action::Notice(subject, Happening::CaughtUp { tick: claim.tick, missed }));
                 }
                 now // a later tick may have come meanwhile
             }
             Ok(Claimed::NameTaken) => {
-                job.taken.tick = Some(claim.tick);
+                job.taken = Some(Taken { tick: claim.tick, missed });
                 self.pending.push(Action::Notice(subject, Happening::NameTaken { run: claim.run.clone() }));
                 now + NAME_RETRY
             }
             Ok(Claimed::Gone) => now + NAME_RETRY,
             Err(failure) => {
-                self.pending.push(Action::Notice(subject, Happening::ClaimFailed { failure }));
+                // Once for each tick, unless there is something new.
+                let unclaimed = (claim.tick, failure.message.clone());
+                if job.told_unclaimed.replace(unclaimed.clone()) != Some(unclaimed) {
+                    self.pending.push(Action::Notice(subject, Happening::ClaimFailed { failure }));
+                }
                 now + CLAIM_RETRY
             }
         };
@@ -93,19 +101,19 @@ impl World {
             let Ok(run) = RunName::new(run_name(&due.job, valid, due.tick)) else { continue }; // 49 + 14 = 63 characters
             let runs = self.runs.get(&due.job);
             let active = runs.into_iter().flatten().any(|(name, other)| *name != run && !phase_of(other).is_final());
-            let Due { job: reference, tick, start, missed, .. } = due;
+            let Due { job: reference, tick, start, mut missed, .. } = due;
             let subject = Subject { job: reference.clone(), job_uid: Some(job.uid.clone()), run: None };
-            if let Some(earlier) = job.taken.tick.take_if(|earlier| *earlier < tick) {
-                job.taken.skipped = job.taken.skipped.saturating_add(1);
+            if let Some(Taken { tick: earlier, missed: before }) = job.taken.take_if(|taken| taken.tick < tick) {
                 note_skipped(Arc::make_mut(&mut job.status), earlier);
-                let skipped = Happening::Skipped { tick: earlier, why: Skip::NameTaken, missed: 0 };
+                self.index.handled(&reference, earlier);
+                missed = missed.saturating_sub(before.saturating_add(1)); // they are told with the skip
+                let skipped = Happening::Skipped { tick: earlier, why: Skip::NameTaken, missed: before };
                 actions.push(Action::Notice(subject.clone(), skipped));
                 self.dirty.insert(reference.clone());
             }
-            let missed = missed.saturating_sub(job.taken.skipped);
             if let Some(why) = skipped(valid, start, active, now) {
                 note_skipped(Arc::make_mut(&mut job.status), tick);
-                job.taken = Taken::default();
+                job.taken = None;
                 self.index.handled(&reference, tick);
                 actions.push(Action::Notice(subject, Happening::Skipped { tick, why, missed }));
                 self.dirty.insert(reference);

@@ -1,6 +1,7 @@
 //! The life of runs, on paused time, with an executor that does what the script says.
 
 mod counts;
+mod denied;
 mod duty;
 mod leavings;
 mod peers;
@@ -8,7 +9,7 @@ mod queue;
 mod refused;
 
 use super::*;
-use crate::run::ports::{Claim, Claimed, RunWritten, Written};
+use crate::run::ports::{Claim, Claimed, RunWritten, TaskEnd, Written};
 use crate::run::report::{Recovered, StoredObject};
 use crate::run::supervisor::Supervisor;
 use crate::source::Consistency;
@@ -54,6 +55,16 @@ enum Act {
     Taken(usize),
 }
 
+/// A call to the API server.
+enum Asked<'a> {
+    Job,
+    Adopt(&'a RunKey),
+    Write(&'a RunKey, &'a BackupRunStatus),
+}
+
+/// What it has against a call.
+type Denies = Box<dyn Fn(Asked) -> Option<Reason> + Send>;
+
 /// What an API server has against a status.
 type Refuses = Box<dyn Fn(&BackupRunStatus) -> bool + Send>;
 
@@ -63,7 +74,10 @@ struct Stage {
     writes: Mutex<Vec<BackupRunStatus>>,
     failing_writes: AtomicUsize,
     refuses: Mutex<Option<Refuses>>,
+    denies: Mutex<Option<Denies>>,
     gone: std::sync::atomic::AtomicBool,
+    /// How often statuses of BackupJobs that were not sent yet were dropped.
+    forgotten: AtomicUsize,
     working: AtomicUsize,
     most_at_once: AtomicUsize,
     started_unrecorded: AtomicUsize,
@@ -85,6 +99,12 @@ struct Stage {
 }
 
 impl Stage {
+    /// An API server that lets this call through, or not now.
+    fn admit(&self, asked: Asked) -> Result<(), Failure> {
+        let denied = self.denies.lock().expect("sound").as_ref().and_then(|denies| denies(asked));
+        denied.map_or(Ok(()), |reason| Err(Failure::new(reason, "denied as scripted")))
+    }
+
     /// Stores a status, whoever writes it; gives the object's version then.
     fn store(&self, key: &RunKey, status: &BackupRunStatus) -> String {
         let mut stored = self.stored.lock().expect("sound");
@@ -196,6 +216,8 @@ impl Records for Handle {
         unreachable!("tasks claim nothing")
     }
     async fn adopt(&self, run: &BackupRun, _: &BackupJob) -> Result<Option<BackupRun>, Failure> {
+        let (key, _) = crate::controller::world::run_identity(run).expect("named");
+        self.0.admit(Asked::Adopt(&key))?;
         Ok(Some(self.0.as_stored(run)))
     }
     async fn is_going(&self, _: &crate::api::names::Namespace) -> Result<bool, Failure> {
@@ -214,6 +236,7 @@ impl Records for Handle {
         if self.0.failing_writes.fetch_update(Atomic::SeqCst, Atomic::SeqCst, |left| left.checked_sub(1)).is_ok() {
             return Err(Failure::new(Reason::ClusterUnavailable, "as scripted"));
         }
+        self.0.admit(Asked::Write(key, status))?;
         let (_, seen) = run(key.name.as_str(), &BackupRunStatus::default());
         let now = self.0.as_stored(&seen);
         if now.metadata.resource_version.as_deref() != Some(version) {
@@ -226,6 +249,7 @@ impl Records for Handle {
         Ok(RunWritten::Yes(self.0.store(key, status)))
     }
     async fn job(&self, _: &JobRef) -> Result<Option<Arc<BackupJob>>, Failure> {
+        self.0.admit(Asked::Job)?;
         Ok(self.0.job.lock().expect("sound").clone().map(Arc::new))
     }
 }
@@ -457,11 +481,17 @@ async fn a_run_that_waits_for_its_next_attempt_is_cancelled_too() {
 
 #[tokio::test(start_paused = true)]
 async fn a_result_is_written_until_it_is_stored() {
-    let mut play = Play::new(vec![Act::Succeed]);
+    // The second time it is prepared, its beginning can be stored; its end is as hard to store.
+    let go = Arc::new(Notify::new());
+    let mut play = Play::new(vec![Act::Succeed, Act::Until(Arc::clone(&go))]);
     play.stage.failing_writes.store(25, Atomic::SeqCst);
     play.start("pg-m1", &BackupRunStatus::default());
+    tokio::time::sleep(Duration::from_mins(30)).await;
+    assert_eq!(play.stage.working.load(Atomic::SeqCst), 1);
+    play.stage.failing_writes.store(25, Atomic::SeqCst);
+    go.notify_one();
     play.supervisor.ended().await;
-    assert_eq!(play.last().phase, Phase::Succeeded);
+    assert_eq!((play.last().phase, play.last().attempts.len()), (Phase::Succeeded, 1));
     assert_eq!(play.stage.started_unrecorded.load(Atomic::SeqCst), 0, "no work before its attempt is stored");
 }
 
@@ -508,7 +538,7 @@ async fn an_ending_process_lets_work_end_and_leaves_the_rest_to_its_successor() 
     play.supervisor.drain();
     tokio::time::sleep(Duration::from_mins(1)).await;
     play.supervisor.cancel_all(Reason::OperatorShutdown);
-    assert!(!play.supervisor.ended().await.2, "it is not over: the next process takes it up");
+    assert_eq!(play.supervisor.ended().await.2, TaskEnd::Left, "it is not over: the next process takes it up");
     let last = play.last();
     assert_eq!((last.phase, last.attempts[0].reason.as_deref()), (Phase::Pending, Some("OperatorShutdown")));
     assert_eq!(play.stage.cleaned_up.load(Atomic::SeqCst), 1);

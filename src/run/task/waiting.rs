@@ -4,10 +4,11 @@
 //! server before its turn has come: a thousand runs that wait cost a thousand entries in memory. One that somebody made
 //! by hand is looked at first, so that a wrong name is said at once and nobody deletes it unseen.
 
-use super::{RunTask, Stop};
+use super::{RunTask, Stop, call};
 use crate::api::FINALIZER_RUN;
 use crate::api::backup_job::ConcurrencyPolicy;
 use crate::api::time::from_time;
+use crate::error::Failure;
 use crate::run::Phase;
 use crate::run::exclusive::Turn;
 use crate::run::turns::Place;
@@ -29,24 +30,41 @@ impl RunTask {
 
     /// Looks at the BackupJob and gives the run what it must have of it; once.
     pub(super) async fn take_up(&mut self) -> Result<(), Stop> {
+        let mut tries = 0;
+        while let Err(failure) = self.try_to_take_up().await? {
+            self.pause(failure, &mut tries).await?;
+        }
+        Ok(())
+    }
+
+    async fn try_to_take_up(&mut self) -> Result<Result<(), Failure>, Stop> {
         if self.alone.is_some() {
-            return Ok(());
+            return Ok(Ok(()));
         }
         let owner = self.find_job().await?;
-        let shared = Arc::clone(&self.shared);
-        match self.insist(|| shared.records.adopt(&self.run, &owner)).await? {
-            None => return Err(Stop::Gone),
-            Some(now) => self.note_seen(&now)?,
+        match self.or_cancel(call(self.shared.records.adopt(&self.run, &owner))).await? {
+            Ok(None) => return Err(Stop::Gone),
+            Ok(Some(now)) => self.note_seen(&now)?,
+            Err(failure) => return Ok(Err(failure)),
         }
         let spec = self.status.spec.as_ref().unwrap_or(&owner.spec);
         self.alone = Some(spec.concurrency_policy != Some(ConcurrencyPolicy::Allow));
-        Ok(())
+        Ok(Ok(()))
     }
 
     /// Waits for a turn in the queue and, unless runs of this job may overlap, for the job's other runs.
     pub(super) async fn turn(&mut self) -> Result<(Place, Option<Turn>), Stop> {
-        let place = self.place().await?;
-        Box::pin(self.take_up()).await?;
+        let mut tries = 0;
+        let place = loop {
+            let place = self.place().await?;
+            match Box::pin(self.try_to_take_up()).await? {
+                Ok(()) => break place,
+                Err(failure) => {
+                    drop(place); // a webhook may deny it in this namespace; the others can work meanwhile
+                    self.pause(failure, &mut tries).await?;
+                }
+            }
+        };
         if self.alone == Some(false) {
             return Ok((place, None));
         }
@@ -88,13 +106,14 @@ impl RunTask {
         }
     }
 
-    /// Writes that the run waits, and for what, unless that is what was written last.
+    /// Writes that the run waits, and for what, unless that is what is stored. Where it cannot be written, the run waits all
+    /// the same, and its turn comes all the same.
     pub(super) async fn say_waiting(&mut self, why: &str) -> Result<(), Stop> {
-        if self.status.message.as_deref() == Some(why) && self.status.phase == Phase::Pending {
-            return Ok(());
-        }
         self.status.phase = Phase::Pending;
         self.status.message = Some(why.to_owned());
-        self.persist().await
+        if (self.stored.phase, &self.stored.message) == (self.status.phase, &self.status.message) {
+            return Ok(());
+        }
+        self.write_in_passing().await.map(drop)
     }
 }

@@ -90,7 +90,12 @@ fn a_tick_that_could_not_be_claimed_makes_room_for_the_next() {
     assert_eq!(due(&mut index, "2026-01-01T00:05:10Z"), [(at("2026-01-01T00:05:00Z"), 4)]);
     // Late news about a tick that is no longer the one that waits.
     index.handled(&job("a"), at("2026-01-01T00:02:00Z"));
-    assert_eq!(due(&mut index, "2026-01-01T00:05:20Z"), [(at("2026-01-01T00:05:00Z"), 4)]);
+    assert_eq!(due(&mut index, "2026-01-01T00:05:20Z"), [(at("2026-01-01T00:05:00Z"), 2)]);
+    // Told once more, they change nothing.
+    for minute in ["00:02", "00:01"] {
+        index.handled(&job("a"), at(&format!("2026-01-01T{minute}:00Z")));
+        assert_eq!(due(&mut index, "2026-01-01T00:05:30Z"), [(at("2026-01-01T00:05:00Z"), 2)]);
+    }
 }
 
 #[test]

@@ -1,6 +1,7 @@
 use super::*;
 use crate::controller::world::tests::{at, claims, decide, job, run, world, written};
 use crate::error::Reason;
+use crate::run::ports::TaskEnd;
 use chrono::{DateTime, TimeDelta, Utc};
 use proptest::prelude::*;
 use serde_json::json;
@@ -52,6 +53,29 @@ fn a_follower_ends_what_it_executes_when_somebody_wishes_it() {
     // It is none of its business where another one executes it.
     follower.apply_run(cancelled);
     assert!(follower.decide(at(NOW), &|_| false).is_empty());
+}
+
+#[test]
+fn a_follower_closes_what_a_fault_of_its_own_has_left_open() {
+    let mut follower = World::new("ubo-0-abcde", TimeDelta::zero());
+    follower.set_synced();
+    let ours = executed_by("pg-m1", "ubo-0-abcde");
+    follower.apply_run(ours.clone());
+    let (key, pg) = run_identity(&ours).expect("named");
+    // A task that ended in order has closed it; the watch is behind.
+    follower.task_ended(&key, &pg, TaskEnd::Left);
+    assert!(decide(&mut follower, NOW).is_empty());
+    follower.task_ended(&key, &pg, TaskEnd::Fault);
+    assert!(follower.decide(at(NOW), &|_| true).is_empty(), "it has a task again");
+    follower.apply_run(ours.clone());
+    assert_eq!(started(&decide(&mut follower, NOW)), ["pg-m1"]);
+    follower.apply_run(ours);
+    assert!(decide(&mut follower, NOW).is_empty(), "once for each fault");
+    // What another process has is that one's, whatever happened here before.
+    let theirs = executed_by("pg-m1", "ubo-1-zzzzz");
+    follower.apply_run(theirs);
+    follower.task_ended(&key, &pg, TaskEnd::Fault);
+    assert!(decide(&mut follower, NOW).is_empty());
 }
 
 #[test]

@@ -5,14 +5,14 @@ use super::*;
 #[tokio::test(start_paused = true)]
 async fn who_waits_for_his_next_attempt_does_not_work_and_whoever_leaves_is_told_of() {
     type End = fn(&mut Play, &RunKey);
-    let ends: [(End, bool); 5] = [
-        (|play, _| play.supervisor.set_leading(false), false),
-        (|play, _| play.supervisor.drain(), false),
-        (|play, _| play.supervisor.cancel_all(Reason::ClusterUnavailable), false),
-        (|play, key| play.supervisor.cancel(key, Reason::CancelRequested), true),
-        (|play, _| play.stage.gone.store(true, Atomic::SeqCst), true),
+    let ends: [(End, TaskEnd); 5] = [
+        (|play, _| play.supervisor.set_leading(false), TaskEnd::Left),
+        (|play, _| play.supervisor.drain(), TaskEnd::Left),
+        (|play, _| play.supervisor.cancel_all(Reason::ClusterUnavailable), TaskEnd::Left),
+        (|play, key| play.supervisor.cancel(key, Reason::CancelRequested), TaskEnd::Over),
+        (|play, _| play.stage.gone.store(true, Atomic::SeqCst), TaskEnd::Over),
     ];
-    for (end, over) in ends {
+    for (end, how) in ends {
         let go = Arc::new(Notify::new());
         let mut play = Play::new(vec![Act::Until(Arc::clone(&go)), Act::Fail(Reason::StreamCut), Act::Succeed]);
         allow(&play);
@@ -30,7 +30,7 @@ async fn who_waits_for_his_next_attempt_does_not_work_and_whoever_leaves_is_told
         end(&mut play, &fails);
         let (ended, _, found) = play.supervisor.ended().await;
         if ended == fails {
-            assert_eq!(found, over);
+            assert_eq!(found, how);
             go.notify_one();
             play.supervisor.ended().await;
         } else {

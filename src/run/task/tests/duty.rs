@@ -9,7 +9,9 @@ impl StatusSink for Handle {
     fn put(&self, _: JobRef, _: StatusWrite) {
         unreachable!("no BackupJob was shown")
     }
-    fn forget(&self) {}
+    fn forget(&self) {
+        self.0.forgotten.fetch_add(1, Atomic::SeqCst);
+    }
 }
 
 /// Gives the runs of the play to a controller that leads.
@@ -64,11 +66,13 @@ async fn who_was_told_to_end_and_is_cut_off_then_waits_no_longer() {
     let stop = CancellationToken::new();
     let sender = controlled(&mut play, &stop).await;
     stop.cancel();
+    heard(&sender, &play).await;
     for duty in [Duty::Follows, Duty::Leads] {
         sender.send(Signal::Duty(duty)).await.expect("it listens");
     }
     heard(&sender, &play).await;
     assert_eq!(play.stage.working.load(Atomic::SeqCst), 1, "its time was not over");
+    assert_eq!(play.stage.forgotten.load(Atomic::SeqCst), 1, "another process writes from now on");
     sender.send(Signal::Duty(Duty::CutOff)).await.expect("it listens");
     ended_by_the_cut(&play).await;
 }
@@ -89,4 +93,18 @@ async fn ended_by_the_cut(play: &Play) {
     let last = play.last();
     assert_eq!(last.phase, Phase::Pending);
     assert!(last.message.as_deref().is_some_and(|said| said.contains("API server")), "{last:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_only_follows_closes_an_attempt_of_its_own_and_leaves_the_run_to_the_leader() {
+    let now = DateTime::from_timestamp(1_800_000_000, 0).expect("in range");
+    let mut begun = BackupRunStatus::default();
+    record::begin_attempt(&mut begun, "ubo-new", &job().spec, None, now);
+    let mut play = Play::new(vec![]);
+    play.supervisor.set_leading(false);
+    play.start("pg-m1", &begun);
+    assert_eq!(play.supervisor.ended().await.2, TaskEnd::Left);
+    let last = play.last();
+    assert_eq!((last.phase, last.attempts.len()), (Phase::Pending, 1));
+    assert_eq!(last.attempts[0].reason.as_deref(), Some("OperatorRestarted"));
 }

@@ -26,7 +26,7 @@ async fn played(script: Vec<Act>, found: Option<Result<Recovered, Failure>>) -> 
         finds(&play, found);
     }
     play.start("pg-m1", &BackupRunStatus::default());
-    assert!(play.supervisor.ended().await.2);
+    assert_eq!(play.supervisor.ended().await.2, TaskEnd::Over);
     let last = play.last();
     (play, last)
 }
@@ -85,7 +85,7 @@ async fn a_run_that_took_too_long_says_what_it_left() {
     let mut play = Play::new(vec![Act::LeaveWhenCancelled]);
     play.stage.job.lock().expect("sound").as_mut().expect("a job").spec.active_deadline_seconds = Some(100);
     play.start("pg-m1", &BackupRunStatus::default());
-    assert!(play.supervisor.ended().await.2);
+    assert_eq!(play.supervisor.ended().await.2, TaskEnd::Over);
     let last = play.last();
     assert_eq!((last.phase, last.reason.as_deref()), (Phase::Failed, Some("DeadlineExceeded")));
     assert!(last.message.as_deref().is_some_and(|said| said.ends_with(&left(1))), "{last:?}");
@@ -101,7 +101,7 @@ async fn a_process_that_takes_the_run_up_knows_what_stays() {
     record::end_attempt(&mut begun, &failed, Retry { limit: 2, backoff: Duration::ZERO }, None, now);
     let mut play = Play::new(vec![Act::Succeed]);
     play.start("pg-m1", &begun);
-    assert!(play.supervisor.ended().await.2);
+    assert_eq!(play.supervisor.ended().await.2, TaskEnd::Over);
     assert_eq!((cleared(&play), lefts(&play.last())), (vec![1], vec![None; 2]));
 }
 

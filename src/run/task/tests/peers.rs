@@ -10,7 +10,7 @@ async fn a_run_that_another_process_began_is_left_alone() {
     let mut theirs = BackupRunStatus::default();
     record::begin_attempt(&mut theirs, "ubo-other", &job().spec, None, DateTime::UNIX_EPOCH);
     play.stage.store(&key, &theirs);
-    assert!(!play.supervisor.ended().await.2);
+    assert_eq!(play.supervisor.ended().await.2, TaskEnd::Left);
     assert!(play.stage.writes.lock().expect("sound").is_empty(), "it wrote over the other one's record");
     assert_eq!(play.stage.most_at_once.load(Atomic::SeqCst), 0, "it worked");
 }
@@ -31,7 +31,7 @@ async fn a_run_that_is_taken_away_in_the_middle_stops_and_cleans_up_without_a_wo
     record::begin_attempt(&mut theirs, "ubo-other", &job().spec, None, DateTime::UNIX_EPOCH);
     play.stage.store(&key, &theirs);
     let writes = play.stage.writes.lock().expect("sound").len();
-    assert!(!play.supervisor.ended().await.2);
+    assert_eq!(play.supervisor.ended().await.2, TaskEnd::Left);
     assert_eq!(play.stage.cleaned_up.load(Atomic::SeqCst), 1);
     assert_eq!(play.stage.writes.lock().expect("sound").len(), writes, "it wrote over the other one's record");
     assert!(
@@ -48,7 +48,7 @@ async fn what_others_change_of_the_object_apart_from_its_record_does_not_matter(
     let same = play.last();
     play.stage.store(&key, &same); // a label, a finalizer: another version
     go.notify_one();
-    assert!(play.supervisor.ended().await.2);
+    assert_eq!(play.supervisor.ended().await.2, TaskEnd::Over);
     assert_eq!(play.last().phase, Phase::Succeeded);
 }
 
@@ -63,10 +63,10 @@ async fn a_process_that_no_longer_leads_ends_what_it_began_and_leaves_what_waits
     play.until("waiting", |stage| stage.writes.lock().expect("sound").len() > 1).await;
     play.supervisor.set_leading(false);
     let (ended, _, over) = play.supervisor.ended().await;
-    assert_eq!((ended, over), (waits, false));
+    assert_eq!((ended, over), (waits, TaskEnd::Left));
     assert_eq!(play.stage.working.load(Atomic::SeqCst), 1, "what was at work ended");
     go.notify_one();
-    assert!(play.supervisor.ended().await.2);
+    assert_eq!(play.supervisor.ended().await.2, TaskEnd::Over);
     assert_eq!(play.last().phase, Phase::Succeeded);
 }
 
@@ -76,7 +76,7 @@ async fn a_process_that_is_cut_off_ends_its_runs_for_the_next_one_to_take_up() {
     play.start("pg-m1", &BackupRunStatus::default());
     play.until_working().await;
     play.supervisor.cancel_all(Reason::ClusterUnavailable);
-    assert!(!play.supervisor.ended().await.2);
+    assert_eq!(play.supervisor.ended().await.2, TaskEnd::Left);
     assert_eq!(play.stage.cleaned_up.load(Atomic::SeqCst), 1);
     let last = play.last();
     assert_eq!((last.phase, last.attempts[0].reason.as_deref()), (Phase::Pending, Some("ClusterUnavailable")));
@@ -121,7 +121,7 @@ async fn a_backup_that_was_whole_when_its_process_died_counts_and_is_not_made_ag
     let mut play = Play::new(vec![]);
     *play.stage.found.lock().expect("sound") = Some(Ok(Recovered::Whole(Box::new(report()))));
     play.start("pg-m1", &crashed(1));
-    assert!(play.supervisor.ended().await.2);
+    assert_eq!(play.supervisor.ended().await.2, TaskEnd::Over);
     let last = play.last();
     assert_eq!((last.phase, last.attempts.len()), (Phase::Succeeded, 1));
     assert_eq!(last.destinations[0].folder.as_deref(), Some("default/pg/pg-m1-00000000-1"));
@@ -142,7 +142,7 @@ async fn a_backup_that_was_whole_when_its_process_was_cut_off_counts_and_is_not_
     let mut play = Play::new(vec![]);
     *play.stage.found.lock().expect("sound") = Some(Ok(Recovered::Whole(Box::new(found))));
     play.start("pg-m1", &cut_off(Reason::ClusterUnavailable));
-    assert!(play.supervisor.ended().await.2);
+    assert_eq!(play.supervisor.ended().await.2, TaskEnd::Over);
     let last = play.last();
     assert_eq!((last.phase, last.attempts.len(), &last.attempts[0].left), (Phase::Succeeded, 1, &None));
     assert!(!last.warnings.iter().any(|said| said.contains("whole backup")), "{:?}", last.warnings);
@@ -151,7 +151,7 @@ async fn a_backup_that_was_whole_when_its_process_was_cut_off_counts_and_is_not_
     let mut play = Play::new(vec![Act::Succeed]);
     *play.stage.found.lock().expect("sound") = Some(Ok(Recovered::Whole(Box::new(report()))));
     play.start("pg-m1", &cut_off(Reason::DestinationUnavailable));
-    assert!(play.supervisor.ended().await.2);
+    assert_eq!(play.supervisor.ended().await.2, TaskEnd::Over);
     assert_eq!((play.last().phase, play.last().attempts.len()), (Phase::Succeeded, 2));
 }
 
@@ -168,7 +168,7 @@ async fn a_destination_that_cannot_be_cleared_holds_nothing_up() {
 async fn the_second_crash_during_one_run_ends_it() {
     let mut play = Play::new(vec![]);
     play.start("pg-m1", &crashed(2));
-    assert!(play.supervisor.ended().await.2);
+    assert_eq!(play.supervisor.ended().await.2, TaskEnd::Over);
     let last = play.last();
     assert_eq!((last.phase, last.reason.as_deref()), (Phase::Failed, Some("CrashLoop")));
     let reasons: Vec<_> = last.attempts.iter().filter_map(|attempt| attempt.reason.as_deref()).collect();
@@ -181,7 +181,7 @@ async fn a_run_that_takes_too_long_is_ended_in_the_middle_and_cleans_up() {
     play.stage.job.lock().expect("sound").as_mut().expect("a job").spec.active_deadline_seconds = Some(100);
     let start = tokio::time::Instant::now();
     play.start("pg-m1", &BackupRunStatus::default());
-    assert!(play.supervisor.ended().await.2);
+    assert_eq!(play.supervisor.ended().await.2, TaskEnd::Over);
     assert_eq!(start.elapsed().as_secs(), 101, "the deadline and a second of clean-up");
     let last = play.last();
     assert_eq!((last.phase, last.reason.as_deref()), (Phase::Failed, Some("DeadlineExceeded")));
@@ -199,7 +199,7 @@ async fn the_deadline_counts_all_attempts_and_survives_a_restart() {
         Some(crate::api::time::to_time(DateTime::from_timestamp(1_800_000_000 - 40, 0).expect("in range")));
     let start = tokio::time::Instant::now();
     play.start("pg-m1", &begun);
-    assert!(play.supervisor.ended().await.2);
+    assert_eq!(play.supervisor.ended().await.2, TaskEnd::Over);
     assert!((49..=51).contains(&start.elapsed().as_secs()), "{:?}", start.elapsed());
     assert_eq!(play.last().reason.as_deref(), Some("DeadlineExceeded"));
 }

@@ -80,7 +80,7 @@ async fn a_run_that_waits_for_its_turn_is_cancelled_and_its_place_goes_to_the_ne
     play.until("two wait", two_wait).await;
     play.supervisor.cancel(&waiting, Reason::CancelRequested);
     let (ended, _, over) = play.supervisor.ended().await;
-    assert_eq!((ended, over), (waiting, true));
+    assert_eq!((ended, over), (waiting, TaskEnd::Over));
     assert_eq!((play.last().phase, play.last().queue_position), (Phase::Cancelled, None));
     go.notify_one();
     play.supervisor.ended().await;
@@ -107,7 +107,7 @@ async fn a_directory_that_another_process_has_is_waited_for_without_an_attempt_l
         Some(serde_json::from_value(json!({"limit": 0})).expect("a retry"));
     let start = tokio::time::Instant::now();
     play.start("pg-m1", &BackupRunStatus::default());
-    assert!(play.supervisor.ended().await.2);
+    assert_eq!(play.supervisor.ended().await.2, TaskEnd::Over);
     let last = play.last();
     assert_eq!(last.phase, Phase::Succeeded);
     let attempts: Vec<_> = last.attempts.iter().map(|a| (a.number, a.reason.as_deref().unwrap_or("open"))).collect();
@@ -147,7 +147,7 @@ async fn while_it_waits_others_work_and_it_can_be_cancelled_or_run_out_of_time()
     play.stage.job.lock().expect("sound").as_mut().expect("a job").spec.active_deadline_seconds = Some(100);
     let start = tokio::time::Instant::now();
     play.start("pg-m1", &BackupRunStatus::default());
-    assert!(play.supervisor.ended().await.2);
+    assert_eq!(play.supervisor.ended().await.2, TaskEnd::Over);
     assert_eq!(start.elapsed().as_secs(), 100);
     let last = play.last();
     assert_eq!((last.phase, last.reason.as_deref()), (Phase::Failed, Some("DeadlineExceeded")));
@@ -164,13 +164,13 @@ async fn a_run_that_waits_is_left_to_the_next_process_which_waits_on_and_says_no
     play.start("pg-m1", &BackupRunStatus::default());
     play.until("it waits", |stage| stage.writes.lock().expect("sound").iter().any(record::is_waiting)).await;
     play.supervisor.drain();
-    assert!(!play.supervisor.ended().await.2);
+    assert_eq!(play.supervisor.ended().await.2, TaskEnd::Left);
     let left = play.last();
     assert_eq!((left.phase, left.attempts.len()), (Phase::Pending, 1));
 
     let mut next = Play::new(vec![Act::Taken(3), Act::Succeed]);
     next.start("pg-m1", &left);
-    assert!(next.supervisor.ended().await.2);
+    assert_eq!(next.supervisor.ended().await.2, TaskEnd::Over);
     let numbers: Vec<_> = next.last().attempts.iter().map(|attempt| attempt.number).collect();
     assert_eq!(numbers, [4, 5]);
     assert_eq!(noticed(&next), ["2", "3", "4", "5", "Succeeded"]);
@@ -185,7 +185,7 @@ async fn a_run_that_waits_is_left_to_the_next_process_which_waits_on_and_says_no
     );
     let mut next = Play::new(vec![Act::Succeed]);
     next.start("pg-m1", &dead);
-    assert!(next.supervisor.ended().await.2);
+    assert_eq!(next.supervisor.ended().await.2, TaskEnd::Over);
     let attempts = next.last().attempts;
     let attempts: Vec<_> = attempts.iter().map(|a| (a.number, a.reason.as_deref().unwrap_or("open"))).collect();
     assert_eq!(attempts, [(1, "BackupDirectoryBusy"), (2, "OperatorRestarted"), (3, "Succeeded")]);

@@ -13,7 +13,7 @@ async fn of_a_run_that_is_over_less_is_said_until_it_can_be_stored() {
     refuse(&play, |status| !status.destinations.is_empty());
     play.start("pg-m1", &BackupRunStatus::default());
     let ended = tokio::time::timeout(Duration::from_hours(1), play.supervisor.ended());
-    assert!(ended.await.expect("it is not tried for ever").2);
+    assert_eq!(ended.await.expect("it is not tried for ever").2, TaskEnd::Over);
     let last = play.last();
     assert_eq!((last.phase, last.reason.as_deref(), last.bytes_stored), (Phase::Succeeded, None, Some(10)));
     assert!(last.message.as_deref().is_some_and(|said| said.contains("status.pod: Too long")), "{last:?}");
@@ -27,7 +27,7 @@ async fn a_run_whose_attempt_cannot_be_opened_fails_and_does_no_work() {
     let mut play = Play::new(vec![Act::Succeed]);
     refuse(&play, |status| status.phase == Phase::Running);
     play.start("pg-m1", &BackupRunStatus::default());
-    assert!(play.supervisor.ended().await.2);
+    assert_eq!(play.supervisor.ended().await.2, TaskEnd::Over);
     let last = play.last();
     assert_eq!((last.phase, last.reason.as_deref()), (Phase::Failed, Some("Internal")));
     assert!(record::open_attempt(&last).is_none(), "{:?}", last.attempts);
@@ -51,7 +51,7 @@ async fn runs_whose_end_cannot_be_stored_keep_nobody_from_work() {
     // What was in the way has gone.
     *play.stage.refuses.lock().expect("sound") = None;
     for _ in 0..5 {
-        assert!(play.supervisor.ended().await.2);
+        assert_eq!(play.supervisor.ended().await.2, TaskEnd::Over);
         assert_eq!(play.last().phase, Phase::Succeeded);
     }
 }
@@ -89,7 +89,7 @@ async fn a_dead_attempt_that_nobody_may_clear_away_says_what_may_stay() {
             !status.phase.is_final() || unknown_field && left
         });
         play.start("pg-m1", &begun);
-        assert!(play.supervisor.ended().await.2);
+        assert_eq!(play.supervisor.ended().await.2, TaskEnd::Over);
         let last = play.last();
         assert_eq!((last.phase, last.reason.as_deref()), (Phase::Failed, Some("Internal")));
         assert_eq!(last.warnings, warnings, "{executor} {unknown_field}");
