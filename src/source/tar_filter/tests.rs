@@ -304,7 +304,7 @@ fn ids_that_may_be_cut_off_are_counted() {
     assert_eq!(counted(&all, None), 3);
     assert_eq!(counted(&all, selection(&[], &["a", "d"])), 2, "what is left out does not count");
     // Those that write a large id in another way.
-    let [base256, _] = headers_of_a_large_file("large", 0);
+    let [base256, ..] = headers_of_a_large_file("large", 0);
     let mut records = tar::Builder::new(Vec::new());
     records.append_pax_extensions([("uid", b"1000660000".as_slice())]).unwrap();
     let records = records.into_inner().unwrap();

@@ -85,26 +85,26 @@ fn rules(proxy: &FaultProxy, claims: &Scene, writes: &Scene) {
     let lease = |name: &str, which, fault| {
         Rule::new(which, fault).method("PUT").containing(&format!("/namespaces/backup-system/leases/{name}"))
     };
-    let unheard = Fault::CutAnswerAfter(0);
-    let refused = Fault::Status(503);
+    let unheard = || Fault::CutAnswerAfter(0);
+    let refused = || Fault::Status(503);
     for rule in [
-        claim(Which::Nth(1), refused),
-        claim(Which::Nth(2), unheard),
+        claim(Which::Nth(1), refused()),
+        claim(Which::Nth(2), unheard()),
         claim(Which::Nth(3), Fault::Stall),
-        status("backupruns", REFUSED, Which::First(3), refused),
-        status("backupjobs", REFUSED, Which::First(3), refused),
+        status("backupruns", REFUSED, Which::First(3), refused()),
+        status("backupjobs", REFUSED, Which::First(3), refused()),
         // Also the answers that say that the version is an old one, which it is because of the first.
-        status("backupruns", UNHEARD, Which::First(3), unheard),
-        status("backupjobs", UNHEARD, Which::First(3), unheard),
+        status("backupruns", UNHEARD, Which::First(3), unheard()),
+        status("backupjobs", UNHEARD, Which::First(3), unheard()),
         // Then the opening of the attempt is stored, and this is its end.
-        status("backupruns", UNHEARD, Which::Nth(6), unheard),
+        status("backupruns", UNHEARD, Which::Nth(6), unheard()),
         status("backupruns", STALLED, Which::Nth(2), Fault::Stall),
         status("backupjobs", STALLED, Which::Nth(1), Fault::Stall),
-        lease("ubo-scheduler", Which::Nth(2), refused),
-        lease("ubo-scheduler", Which::Nth(4), unheard),
+        lease("ubo-scheduler", Which::Nth(2), refused()),
+        lease("ubo-scheduler", Which::Nth(4), unheard()),
         lease("ubo-scheduler", Which::Nth(7), Fault::Stall),
-        lease("ubo-executor-", Which::Nth(1), refused),
-        lease("ubo-executor-", Which::Nth(2), unheard),
+        lease("ubo-executor-", Which::Nth(1), refused()),
+        lease("ubo-executor-", Which::Nth(2), unheard()),
     ] {
         proxy.rule(rule);
     }

@@ -22,7 +22,6 @@ use tempfile::TempDir;
 use through::proxy;
 use tokio::process::Command;
 use tokio::task::JoinHandle;
-use tokio_util::sync::CancellationToken;
 use ubo::api::names::{JobRef, ObjectKey, RunName, Uid};
 use ubo::clock::SystemClock;
 use ubo::destination::Destination;
@@ -31,6 +30,7 @@ use ubo::destination::build::build;
 use ubo::error::{Failure, Reason};
 use ubo::repository::layout;
 use ubo::run::backup::back_up;
+use ubo::run::cancel::Cancel;
 use ubo::run::recover::recover;
 use ubo::run::report::{Plan, Progress, Recovered, Report};
 use ubo::run::{AttemptId, Phase};
@@ -173,7 +173,7 @@ impl Large {
             segment_size: SEGMENT_SIZE,
         };
         Ok(tokio::spawn(async move {
-            let (progress, cancel) = (Progress::default(), CancellationToken::new());
+            let (progress, cancel) = (Progress::default(), Cancel::default());
             back_up(&plan, &source, destination.as_ref(), &SystemClock, &progress, &cancel).await
         }))
     }
