@@ -286,6 +286,7 @@ impl RunTask {
         let (job, valid) = self.valid_job().await?;
         let retry = Retry { limit: valid.retry_limit, backoff: valid.retry_backoff };
         if let Some((attempt, report)) = self.clear_left(&valid).await? {
+            drop(place); // as below: nobody waits until that is written
             return self.conclude(attempt, Ok(report), retry).await;
         }
         let generation = self.run.metadata.generation;

@@ -148,3 +148,24 @@ async fn a_run_that_cannot_be_begun_is_cancelled_when_somebody_wishes_it() {
     assert_eq!(play.supervisor.ended().await.2, TaskEnd::Over);
     assert_eq!((play.last().phase, play.last().attempts.len()), (Phase::Cancelled, 0));
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_backup_that_was_found_whole_and_cannot_be_written_down_keeps_nobody_from_work() {
+    let now = DateTime::from_timestamp(1_800_000_000, 0).expect("in range");
+    let mut status = BackupRunStatus::default();
+    record::begin_attempt(&mut status, "ubo-old", &job().spec, None, now);
+    let cut_off = Err(Failure::new(Reason::ClusterUnavailable, "cut off").leaving("perhaps the whole backup"));
+    record::end_attempt(&mut status, &cut_off, Retry { limit: 2, backoff: Duration::ZERO }, None, now);
+    let mut play = Play::new(vec![]);
+    *play.stage.found.lock().expect("sound") = Some(Ok(Recovered::Whole(Box::new(report()))));
+    deny(&play, |asked| match asked {
+        Asked::Write(_, status) if status.phase.is_final() => Some(Reason::ClusterUnavailable),
+        _ => None,
+    });
+    play.start("pg-m1", &status);
+    tokio::time::sleep(Duration::from_hours(1)).await;
+    assert_eq!((play.supervisor.len(), play.turns.counts()), (1, (0, 0)));
+    admit_all(&play);
+    assert_eq!(play.supervisor.ended().await.2, TaskEnd::Over);
+    assert_eq!((play.last().phase, play.last().attempts.len()), (Phase::Succeeded, 1));
+}
