@@ -78,6 +78,8 @@ struct Stage {
     gone: std::sync::atomic::AtomicBool,
     /// How often statuses of BackupJobs that were not sent yet were dropped.
     forgotten: AtomicUsize,
+    /// Why those were asked to stop that were asked.
+    causes: Mutex<Vec<Reason>>,
     working: AtomicUsize,
     most_at_once: AtomicUsize,
     started_unrecorded: AtomicUsize,
@@ -169,7 +171,8 @@ impl Prepared for Work {
             }
             Act::Unprepared(_) => unreachable!("not prepared"),
             Act::UntilCancelled => {
-                cancel.requested().await;
+                let cause = cancel.requested().await;
+                stage.causes.lock().expect("sound").push(cause);
                 tokio::time::sleep(Duration::from_secs(1)).await;
                 stage.cleaned_up.fetch_add(1, Atomic::SeqCst);
                 Err(Failure::new(Reason::StreamCut, "cancelled"))

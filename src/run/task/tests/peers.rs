@@ -34,9 +34,21 @@ async fn a_run_that_is_taken_away_in_the_middle_stops_and_cleans_up_without_a_wo
     assert_eq!(play.supervisor.ended().await.2, TaskEnd::Left);
     assert_eq!(play.stage.cleaned_up.load(Atomic::SeqCst), 1);
     assert_eq!(play.stage.writes.lock().expect("sound").len(), writes, "it wrote over the other one's record");
+    assert_eq!(*play.stage.causes.lock().expect("sound"), [Reason::OperatorRestarted], "the other one may have looked");
     assert!(
         !play.stage.notices.lock().expect("sound").iter().any(|happened| matches!(happened, Happening::Ended { .. }))
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_run_that_is_gone_in_the_middle_is_nobody_elses() {
+    let mut play = Play::new(vec![Act::UntilCancelled]);
+    play.start("pg-m1", &BackupRunStatus::default());
+    play.until_working().await;
+    play.stage.gone.store(true, Atomic::SeqCst);
+    assert_eq!(play.supervisor.ended().await.2, TaskEnd::Over);
+    assert_eq!(play.stage.cleaned_up.load(Atomic::SeqCst), 1);
+    assert_eq!(*play.stage.causes.lock().expect("sound"), [Reason::Deleted], "nobody comes after who clears it away");
 }
 
 #[tokio::test(start_paused = true)]
