@@ -25,6 +25,8 @@ use tokio_util::sync::CancellationToken;
 
 /// For the source alone to end, out of the time that cleaning up has.
 const SOURCE_END_LIMIT: Duration = Duration::from_secs(20);
+/// The same for uploads that are looked for at the destination.
+const UPLOADS_LIMIT: Duration = Duration::from_secs(20);
 
 /// Why there is no archive of a source.
 #[derive(Debug)]
@@ -65,6 +67,8 @@ struct Segment {
     key: ObjectKey,
     /// `None` while it is committed, and afterwards.
     staged: Option<Box<dyn Staged>>,
+    /// Its commit has begun and has not come back: when it is dropped, nobody holds its upload any more.
+    in_commit: bool,
     tally: Tally,
 }
 
@@ -181,7 +185,7 @@ impl<'a> Part<'a> {
             let name = layout::object_name(self.pod.as_deref(), &name);
             let key = self.folder.join(&name)?;
             let staged = Some(self.destination.stage(&key).await?);
-            self.segments.push(Segment { name, key, staged, tally: Tally::default() });
+            self.segments.push(Segment { name, key, staged, in_commit: false, tally: Tally::default() });
         }
         if let Some(whole) = &mut self.whole {
             whole.add(&frame);
@@ -204,7 +208,10 @@ impl<'a> Part<'a> {
         for segment in &mut self.segments {
             let Some(staged) = segment.staged.take() else { continue };
             written.push(segment.key.clone());
-            let size = staged.commit(completion).await?;
+            segment.in_commit = true;
+            let committed = staged.commit(completion).await;
+            segment.in_commit = false;
+            let size = committed?;
             if size != segment.tally.size() {
                 return Err(wrong_size(&segment.key, segment.tally.size(), Some(size)));
             }
@@ -267,6 +274,14 @@ impl<'a> Part<'a> {
         };
         // Side by side: a source that does not answer must not take the time that the uploads have.
         tokio::join!(ends, thrown);
+        if let Some(segment) = self.segments.iter_mut().find(|segment| segment.in_commit) {
+            segment.in_commit = false;
+            let folder = format!("{}/", self.folder);
+            let aborted = timeout(UPLOADS_LIMIT, self.destination.abort_uploads(&folder)).await;
+            if !matches!(aborted, Ok(Ok(_))) {
+                stays.push(format!("perhaps an unfinished upload of {}", segment.name));
+            }
+        }
     }
 }
 

@@ -201,7 +201,9 @@ async fn a_file_that_changes_is_a_warning_or_makes_the_copy_incomplete() -> Resu
                 timeout 120 sh -c 'until test -e /stop; do echo more >> /data/log; sleep 0.01; done' > /dev/null 2>&1 &";
     let (mut jobs, mut expected) = (Vec::new(), Vec::new());
     // Only GNU tar tells which file it was.
-    for (pod, told) in [("gnu", "./log: file changed as we read it"), ("box", "cannot tell which")] {
+    let tars =
+        [("gnu", "./log: file changed as we read it"), ("box", "cannot tell which"), ("bsd", "cannot tell which")];
+    for (pod, told) in tars {
         scene.exec(pod, make).await?;
         for (policy, phase, reason) in
             [("Warn", Phase::Succeeded, None), ("Fail", Phase::Incomplete, Some("FilesChanged"))]
@@ -222,7 +224,43 @@ async fn a_file_that_changes_is_a_warning_or_makes_the_copy_incomplete() -> Resu
         files.retain(|byte| *byte != b'\n');
         ensure!([&b"././still./log"[..], b"././log./still"].contains(&&*files), "{pod} {policy}: {files:?}");
     }
-    for pod in ["gnu", "box"] {
+    for (pod, _) in tars {
+        scene.exec(pod, "touch /stop").await?;
+    }
+    scene.end().await
+}
+
+#[tokio::test]
+async fn files_that_come_and_go_are_a_warning_or_make_the_copy_incomplete() -> Result<()> {
+    let scene = Scene::new("copy").await?;
+    pods(&scene, 0).await?;
+    // There are always thirty of them, and none is there for long; what stays among them takes tar so much time that all that
+    // it found listed have gone before their turn. Nobody writes for ever.
+    let make = "mkdir /data; cd /data; for f in a b c d e f; do head -c 10000000 /dev/zero > still-$f; done; \
+                timeout 120 sh -c 'n=0; until test -e /stop; do n=$((n + 1)); echo $n > come-$n; rm -f come-$((n - 30)); \
+                sleep 0.005; done' > /dev/null 2>&1 &";
+    for (pod, _) in TARS {
+        scene.exec(pod, make).await?;
+    }
+    let jobs = TARS.map(|(pod, _)| copy(&scene, &format!("go-{pod}"), pod, "/data", &[]));
+    for ((pod, _), status) in TARS.iter().zip(scene.back_up_all(&jobs).await?) {
+        let warned = status
+            .warnings
+            .iter()
+            .any(|warning| warning.contains("vanished while they were read") && warning.contains("./come-"));
+        // libarchive's tar gives up where a file goes between its look and its opening.
+        let gave_up = *pod == "bsd"
+            && status.phase == Phase::Incomplete
+            && status.reason.as_deref() == Some("SourceIncomplete")
+            && status.message.as_deref().unwrap_or_default().contains("what comes after it is missing");
+        ensure!(gave_up || (status.phase == Phase::Succeeded && warned), "{pod}: {status:?}");
+        if !gave_up {
+            let listed = pipe("tar", &["-t"], scene.decompressed(&status).await?).await?;
+            let still = std::str::from_utf8(&listed)?.lines().filter(|name| name.starts_with("./still-")).count();
+            ensure!(still == 6, "{pod}: of the files that stayed {still} are there");
+        }
+    }
+    for (pod, _) in TARS {
         scene.exec(pod, "touch /stop").await?;
     }
     scene.end().await

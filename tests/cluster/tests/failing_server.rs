@@ -107,26 +107,37 @@ async fn a_server_that_hangs_is_waited_for_and_who_cancels_does_not_wait_for_it(
     scene.end().await
 }
 
-/// It takes parts of the data no more, and never says so.
+/// It takes parts of the data no more, and never says so: one run's while it reads, and the last ones of another.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_that_hangs_for_good_holds_a_run_up_for_no_longer_than_it_may_take() -> Result<()> {
-    let (scene, digest) = with_data(30_000_000).await?;
+    let (scene, digest) = with_data(60_000_000).await?;
     let proxy = Arc::new(proxy(&scene)?);
     proxy.rule(Rule::new(Which::All, Fault::Stall).method("PUT").containing("partNumber="));
-    let mut job = job_through(&scene, "hung", DATA, &proxy.endpoint());
-    edit(&mut job, "spec.activeDeadlineSeconds", json!(30));
-    edit(&mut job, "spec.retry", json!({"limit": 5, "backoffSeconds": 1}));
-    scene.apply(&job).await?;
-    let asked = Arc::clone(&proxy);
-    tokio::task::spawn_blocking(move || asked.wait(Duration::from_mins(1), |seen| seen.faults > 0)).await??;
+    let hung = [("reading", DATA), ("at-its-end", "head -c 20000000 /tmp/data")];
+    for (name, command) in hung {
+        let mut job = job_through(&scene, name, command, &proxy.endpoint());
+        edit(&mut job, "spec.activeDeadlineSeconds", json!(30));
+        edit(&mut job, "spec.retry", json!({"limit": 5, "backoffSeconds": 1}));
+        scene.apply(&job).await?;
+    }
+    until("both to hang", || async {
+        let is_held = |name: &str| {
+            let of = |request: &Request| request.fault.is_some() && request.target.contains(&format!("/{name}-once"));
+            proxy.seen().requests.iter().any(of)
+        };
+        Ok(hung.iter().all(|(name, _)| is_held(name)).then_some(()))
+    })
+    .await?;
     let other = scene.back_up(&scene.job("other", DATA, |_| {})).await?;
     is_whole(&scene, &other, &digest).await?;
-    let hung = scene.ended("hung-once").await?;
-    ensure!(hung.phase == Phase::Failed && hung.attempts.len() == 1, "{hung:?}");
-    ensure!(hung.reason.as_deref() == Some("DeadlineExceeded"), "{hung:?}");
-    let message = hung.message.as_deref().unwrap_or_default();
-    ensure!(message.contains("raise activeDeadlineSeconds") && !message.contains("stays"), "{message}");
-    ensure!(other.completion_time < hung.completion_time, "the other one had to wait: {other:?} {hung:?}");
+    for (name, _) in hung {
+        let status = scene.ended(&format!("{name}-once")).await?;
+        ensure!(status.phase == Phase::Failed && status.attempts.len() == 1, "{status:?}");
+        ensure!(status.reason.as_deref() == Some("DeadlineExceeded"), "{status:?}");
+        let message = status.message.as_deref().unwrap_or_default();
+        ensure!(message.contains("raise activeDeadlineSeconds") && !message.contains("stays"), "{message}");
+        ensure!(other.completion_time < status.completion_time, "the other one had to wait: {other:?} {status:?}");
+    }
     // What hung is let go, and has reached the server before anybody looks: it must not become an upload again.
     proxy.release();
     let asked = Arc::clone(&proxy);

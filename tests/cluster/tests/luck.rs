@@ -8,17 +8,18 @@ mod installed;
 mod scene;
 mod through;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use installed::until;
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::Api;
-use scene::{BUSYBOX, Scene, edit, operator_ready};
+use rig::Cluster;
+use scene::{BUSYBOX, Scene, edit, operator_pods, operator_ready};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use through::{is_whole, with_data};
 use tokio::sync::Mutex;
-use ubo::api::backup_run::BackupRunStatus;
+use ubo::api::backup_run::{BackupRun, BackupRunStatus};
 use ubo::run::Phase;
 use ubo::run::ports::phase_of;
 
@@ -29,9 +30,14 @@ const IN_HALVES: &str = "echo $$ >> /tmp/tried; head -c 40000000 /tmp/data; unti
                          tail -c +40000001 /tmp/data";
 const BYTES: u64 = 60_000_000;
 
-/// A BackupJob of the data in halves that is tried again soon, and often enough for any restart.
+/// So often for any restart, and so late that what is said in between can be read when the API server has come back.
+fn again(job: &mut Value) {
+    edit(job, "spec.retry", json!({"limit": 6, "backoffSeconds": 10}));
+}
+
+/// A BackupJob of the data in halves that is tried again.
 fn in_halves(scene: &Scene, name: &str) -> Value {
-    scene.job(name, IN_HALVES, |job| edit(job, "spec.retry", json!({"limit": 6, "backoffSeconds": 1})))
+    scene.job(name, IN_HALVES, again)
 }
 
 /// Waits until an attempt is in the middle of its work: half of the data is read, and an upload is open.
@@ -51,19 +57,42 @@ fn reasons(status: &BackupRunStatus) -> Vec<&str> {
     status.attempts.iter().map(|attempt| attempt.reason.as_deref().unwrap_or("open")).collect()
 }
 
-/// The run was tried until it succeeded; what is listed is whole and alone, and nothing else of it is anywhere.
-async fn came_through(scene: &Scene, name: &str, digest: &str) -> Result<BackupRunStatus> {
-    let status = scene.ended(&format!("{name}-once")).await?;
-    is_whole(scene, &status, digest).await?;
+/// A run that is over says all of this: what happened, and what to do.
+fn says(status: &BackupRunStatus, words: &[&str]) -> Result<()> {
+    let message = status.message.as_deref().unwrap_or_default();
+    ensure!(words.iter().all(|word| message.contains(word)), "not all of {words:?} are in {message:?}");
+    Ok(())
+}
+
+/// What is said of a run between an attempt that failed and the next one. Meanwhile nobody may be there to be asked.
+async fn between_attempts(scene: &Scene, run: &str) -> Result<BackupRunStatus> {
+    let runs: Api<BackupRun> = scene.api();
+    until("an attempt to have failed, and the next one to be waited for", || async {
+        let status = runs.get(run).await.ok().and_then(|run| run.status);
+        Ok(status.filter(|status| status.phase == Phase::Pending && !status.attempts.is_empty()))
+    })
+    .await
+}
+
+/// What is listed of the run is alone, and nothing else of it is anywhere: no object, upload or process (with `word` in it).
+async fn alone(scene: &Scene, status: &BackupRunStatus, word: &str) -> Result<()> {
     let folder = status.destinations.first().and_then(|d| d.folder.clone()).context("a folder")?;
+    let manifest = format!("{folder}/manifest.json");
     until("nothing but the one backup", || async {
         let objects = scene.objects().await?;
         let others = objects.iter().any(|key| !key.starts_with(&folder) && !key.ends_with("/owner.json"));
-        Ok((!others && scene.open_uploads()?.is_empty()).then_some(()))
+        Ok((!others && objects.contains(&manifest) && scene.open_uploads()?.is_empty()).then_some(()))
     })
     .await
     .with_context(|| format!("{status:?}"))?;
-    scene.no_process("box", "/tmp/data").await?;
+    scene.no_process("box", word).await
+}
+
+/// The run was tried until it succeeded; what is listed is whole and alone.
+async fn came_through(scene: &Scene, name: &str, digest: &str) -> Result<BackupRunStatus> {
+    let status = scene.ended(&format!("{name}-once")).await?;
+    is_whole(scene, &status, digest).await?;
+    alone(scene, &status, "/tmp/data").await?;
     Ok(status)
 }
 
@@ -78,7 +107,8 @@ async fn a_kubelet_that_restarts_costs_an_attempt() -> Result<()> {
     let (scene, digest) = with_data(BYTES).await?;
     scene.apply(&in_halves(&scene, "kubelet")).await?;
     in_the_middle(&scene).await?;
-    restart(&scene, "kubelet", true).await?;
+    let ((), told) = tokio::try_join!(restart(&scene, "kubelet", true), between_attempts(&scene, "kubelet-once"))?;
+    says(&told, &["attempt 1 of 7 failed", "container main of pod", "bytes"])?;
     may_go(&scene).await?;
     let status = came_through(&scene, "kubelet", &digest).await?;
     ensure!(reasons(&status).first() == Some(&"StreamCut"), "{status:?}");
@@ -91,7 +121,8 @@ async fn an_api_server_that_is_killed_costs_an_attempt() -> Result<()> {
     let (scene, digest) = with_data(BYTES).await?;
     scene.apply(&in_halves(&scene, "api")).await?;
     in_the_middle(&scene).await?;
-    restart(&scene, "apiserver", true).await?;
+    let ((), told) = tokio::try_join!(restart(&scene, "apiserver", true), between_attempts(&scene, "api-once"))?;
+    says(&told, &["attempt 1 of 7 failed", "connection to container main of pod", "broke after"])?;
     may_go(&scene).await?;
     let status = came_through(&scene, "api", &digest).await?;
     ensure!(reasons(&status).first() == Some(&"StreamCut"), "{status:?}");
@@ -105,9 +136,10 @@ async fn an_s3_server_that_is_killed_is_waited_for() -> Result<()> {
     let (scene, digest) = with_data(BYTES).await?;
     scene.apply(&in_halves(&scene, "server")).await?;
     in_the_middle(&scene).await?;
-    restart(&scene, "s3", true).await?;
-    may_go(&scene).await?;
-    came_through(&scene, "server", &digest).await?;
+    // The rest of the data comes while it is down: its requests are tried again, and nobody notices.
+    tokio::try_join!(restart(&scene, "s3", true), may_go(&scene))?;
+    let status = came_through(&scene, "server", &digest).await?;
+    ensure!(reasons(&status) == ["Succeeded"], "{status:?}");
     scene.end().await
 }
 
@@ -116,19 +148,18 @@ async fn a_container_that_restarts_is_read_again_from_the_start() -> Result<()> 
     let _alone = STAGE.lock().await;
     let scene = Scene::new("luck").await?;
     scene.pod("box", BUSYBOX, |_| {}).await?;
-    // What the first container wrote is gone with it: only what the second one says may be in the backup.
-    let command =
-        "cat /tmp/mark 2> /dev/null || true; echo begun; until test -e /tmp/go; do sleep 0.2; done; echo whole";
+    // What the first container wrote is gone with it: only what the second one says may be in the backup. So much of it that
+    // an upload is open.
+    let command = "cat /tmp/mark 2> /dev/null || true; echo begun; head -c 30000000 /dev/urandom; until test -e /tmp/go; do \
+                   sleep 0.2; done; echo whole";
     scene.exec("box", "echo first > /tmp/mark").await?;
-    let job = scene.job("restarted", command, |job| edit(job, "spec.retry", json!({"limit": 6, "backoffSeconds": 1})));
-    scene.apply(&job).await?;
-    scene
-        .run_until("restarted-once", "to have read something", |run| {
-            run.status.as_ref().is_some_and(|status| status.attempts.len() == 1 && phase_of(run) == Phase::Running)
-        })
-        .await?;
+    scene.apply(&scene.job("restarted", command, again)).await?;
+    let uploads = || async { Ok((!scene.open_uploads()?.is_empty()).then_some(())) };
+    until("an upload to be open", uploads).await?;
     // The end of the container may be the end of this exec, too; that it was restarted shows by the next attempt.
     let _ = scene.exec("box", "kill 1").await;
+    let told = between_attempts(&scene, "restarted-once").await?;
+    says(&told, &["attempt 1 of 7 failed", "container main has ended with exit code 0"])?;
     scene
         .run_until("restarted-once", "to be tried again", |run| {
             let attempts = run.status.iter().flat_map(|status| &status.attempts).count();
@@ -138,7 +169,14 @@ async fn a_container_that_restarts_is_read_again_from_the_start() -> Result<()> 
     may_go(&scene).await?;
     let status = scene.ended("restarted-once").await?;
     ensure!(status.phase == Phase::Succeeded, "{status:?}");
-    ensure!(scene.decompressed(&status).await? == b"begun\nwhole\n", "{status:?}");
+    // Those between the first and the last may have found a pod that is not Ready yet.
+    let tried = reasons(&status);
+    let ["TargetGone", between @ .., "Succeeded"] = &tried[..] else { bail!("{status:?}") };
+    ensure!(between.iter().all(|reason| *reason == "TargetNotReady"), "{status:?}");
+    let bytes = scene.decompressed(&status).await?;
+    let framed = bytes.starts_with(b"begun\n") && bytes.ends_with(b"whole\n") && bytes.len() == 30_000_012;
+    ensure!(framed, "{} bytes: {status:?}", bytes.len());
+    alone(&scene, &status, "/dev/urandom").await?;
     scene.end().await
 }
 
@@ -164,10 +202,108 @@ async fn a_pod_that_the_node_evicts_is_named() -> Result<()> {
     })
     .await
     .with_context(|| format!("{status:?}"))?;
-    let message = status.message.unwrap_or_default();
-    ensure!(message.contains("Evicted"), "{message}");
+    says(&status, &["Evicted: ", "\"small\" exceeds the limit \"1Mi\"", "kubectl describe pod"])?;
     scene.nothing_left().await?;
     scene.end().await
+}
+
+/// A node whose kubelet finds it short of memory, as long as the value lives. What runs when that begins has half a minute.
+struct ShortOfMemory {
+    cluster: Cluster,
+    settings: PathBuf,
+    before: Vec<u8>,
+}
+
+impl ShortOfMemory {
+    fn new(cluster: &Cluster) -> Result<Self> {
+        let settings = cluster.state.join("conf/kubelet.json");
+        let before = std::fs::read(&settings)?;
+        let mut short: Value = serde_json::from_slice(&before)?;
+        // More than any node has free.
+        edit(&mut short, "evictionSoft", json!({"memory.available": "99%"}));
+        edit(&mut short, "evictionSoftGracePeriod", json!({"memory.available": "30s"}));
+        let node = Self { cluster: cluster.clone(), settings, before };
+        std::fs::write(&node.settings, short.to_string())?;
+        node.cluster.restart("kubelet", false)?;
+        Ok(node)
+    }
+}
+
+impl Drop for ShortOfMemory {
+    /// At once: a kubelet that is stopped evicts nobody else. What came of it shows by the node.
+    fn drop(&mut self) {
+        let _ = std::fs::write(&self.settings, &self.before);
+        let _ = self.cluster.restart("kubelet", true);
+    }
+}
+
+/// Waits until the node is short of memory, or is not and takes pods again.
+async fn node_short(scene: &Scene, short: bool) -> Result<()> {
+    let nodes: Api<Node> = Api::all(scene.installed.admin.clone());
+    let what = if short { "the node to be under pressure" } else { "the node to be without pressure" };
+    until(what, || async {
+        let node = nodes.get("node").await?;
+        let conditions = node.status.and_then(|status| status.conditions).unwrap_or_default();
+        let word = if short { "True" } else { "False" };
+        let said = conditions.iter().any(|found| found.type_ == "MemoryPressure" && found.status == word);
+        let taints = node.spec.and_then(|spec| spec.taints).unwrap_or_default();
+        Ok((said && taints.is_empty() != short).then_some(()))
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_under_pressure_takes_the_pod_and_nothing_else_of_the_run_stays() -> Result<()> {
+    let _alone = STAGE.lock().await;
+    let scene = Scene::new("luck").await?;
+    let pods: Api<Pod> = scene.api();
+    let greedy = |pod: &mut Value| {
+        edit(pod, "spec.volumes", json!([{"name": "tmp", "emptyDir": {"medium": "Memory"}}]));
+        pod["spec"]["containers"][0]["volumeMounts"] = json!([{"name": "tmp", "mountPath": "/tmp"}]);
+        // Who uses more than he asked for goes first, and of those who uses most. Who asks for nothing goes at once when the
+        // kubelet comes back.
+        pod["spec"]["containers"][0]["resources"] = json!({"requests": {"memory": "1Mi"}});
+        pod["spec"]["containers"][0]["command"] = json!(["sleep", "100000"]);
+    };
+    scene.pod("box", BUSYBOX, greedy).await?;
+    scene.exec("box", &format!("head -c {BYTES} /dev/urandom > /tmp/data")).await?;
+    // The next one, should a second be evicted before the kubelet is stopped: not the operator, which uses less than it
+    // asks for.
+    scene.pod("next", BUSYBOX, greedy).await?;
+    let operator = operator_names(&scene).await?;
+
+    let cluster = scene.installed.cluster.clone();
+    let node = tokio::task::spawn_blocking(move || ShortOfMemory::new(&cluster)).await??;
+    until("the node to run commands again", || async { Ok(scene.exec("box", "true").await.ok()) }).await?;
+    scene.apply(&scene.job("pressed", IN_HALVES, |_| {})).await?;
+    in_the_middle(&scene).await?;
+    node_short(&scene, true).await?;
+    until("the pod to be evicted", || async {
+        let now = pods.get("box").await?.status.unwrap_or_default();
+        Ok((now.reason.as_deref() == Some("Evicted")).then_some(()))
+    })
+    .await?;
+    tokio::task::spawn_blocking(move || drop(node)).await?;
+    let status = scene.ended("pressed-once").await?;
+    ensure!(status.phase == Phase::Failed && status.reason.as_deref() == Some("TargetGone"), "{status:?}");
+    says(&status, &["Evicted: The node was low on resource: memory", "kubectl describe pod"])?;
+    scene.nothing_left().await?;
+
+    node_short(&scene, false).await?;
+    operator_ready(&scene.installed).await?;
+    ensure!(operator_names(&scene).await? == operator, "the operator was evicted, too");
+    scene.kubectl(&["delete", "pod", "box"]).await?;
+    scene.pod("box", BUSYBOX, greedy).await?;
+    let status = scene.back_up(&scene.job("after", "echo whole", |_| {})).await?;
+    ensure!(status.phase == Phase::Succeeded, "{status:?}");
+    scene.end().await
+}
+
+/// The operator's pods, those that are over included.
+async fn operator_names(scene: &Scene) -> Result<Vec<Option<String>>> {
+    let mut names: Vec<_> = operator_pods(&scene.installed).await?.into_iter().map(|pod| pod.metadata.name).collect();
+    names.sort();
+    Ok(names)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -183,12 +319,14 @@ async fn a_secret_that_goes_in_mid_run_is_missed_by_the_next_run_only() -> Resul
     let run = scene.start("secret").await?;
     let status = scene.ended(&run).await?;
     ensure!(status.reason.as_deref() == Some("SecretNotFound"), "{status:?}");
+    says(&status, &["Secret s3", &scene.namespace, "create it"])?;
     let mut rotated = scene.keys();
     rotated.insert("AWS_SECRET_ACCESS_KEY".to_owned(), "of-yesterday".to_owned());
     scene.secret("s3", &rotated).await?;
     let run = scene.start("secret").await?;
     let status = scene.ended(&run).await?;
     ensure!(status.reason.as_deref() == Some("DestinationDenied"), "{status:?}");
+    says(&status, &["Check that the access key, the secret key", "Secret s3", &scene.namespace])?;
     ensure!(!status.message.unwrap_or_default().contains("of-yesterday"), "the key is told");
     // The right one again: nothing of the wrong one is remembered.
     scene.secret("s3", &scene.keys()).await?;
@@ -212,12 +350,13 @@ async fn rights_that_are_withdrawn_in_mid_run_stop_the_next_run() -> Result<()> 
     let run = scene.start("rights").await?;
     let status = scene.ended(&run).await?;
     ensure!(status.phase == Phase::Failed && status.reason.as_deref() == Some("Forbidden"), "{status:?}");
-    ensure!(status.message.as_deref().unwrap_or_default().contains("kubectl"), "{status:?}");
+    says(&status, &["kubectl"])?;
     scene.kubectl(&["delete", "serviceaccount", "backup-runner"]).await?;
     let run = scene.start("rights").await?;
     let status = scene.ended(&run).await?;
     ensure!(status.phase == Phase::Failed, "{status:?}");
     ensure!(status.reason.as_deref() == Some("NamespaceNotOptedIn"), "{status:?}");
+    says(&status, &[&scene.namespace, "manifests/namespace.yaml"])?;
     scene.opt_in().await?;
     let run = scene.start("rights").await?;
     let status = scene.ended(&run).await?;
@@ -242,6 +381,7 @@ async fn what_changes_in_mid_run_counts_from_the_next_run_on() -> Result<()> {
     let run = scene.start("changed").await?;
     let status = scene.ended(&run).await?;
     ensure!(status.reason.as_deref() == Some("DestinationDenied") && status.attempts.len() == 1, "{status:?}");
+    says(&status, &["Check that the access key", "Secret s3"])?;
     ensure!(!status.message.unwrap_or_default().contains("of-no-use"), "the key is told");
 
     scene.secret("s3", &scene.keys()).await?;
@@ -317,6 +457,7 @@ async fn a_disk_of_the_server_that_is_full_fails_the_run_and_is_not_left_full() 
     let status = scene.back_up(&job).await?;
     ensure!(status.phase == Phase::Failed, "{status:?}");
     ensure!(reasons(&status) == ["DestinationUnavailable"; 2], "{status:?}");
+    says(&status, &[&bucket.name(), "has room"])?;
     until("nothing but owner.json to be on the disk", || async {
         let rest: Vec<_> = bucket.files()?.into_iter().filter(|file| !file.ends_with("owner.json")).collect();
         Ok(rest.is_empty().then_some(()))
