@@ -121,11 +121,11 @@ async fn a_server_that_hangs_for_good_holds_a_run_up_for_no_longer_than_it_may_t
         scene.apply(&job).await?;
     }
     until("both to hang", || async {
-        let is_held = |name: &str| {
+        let stalls = |name: &str| {
             let of = |request: &Request| request.fault.is_some() && request.target.contains(&format!("/{name}-once"));
             proxy.seen().requests.iter().any(of)
         };
-        Ok(hung.iter().all(|(name, _)| is_held(name)).then_some(()))
+        Ok(hung.iter().all(|(name, _)| stalls(name)).then_some(()))
     })
     .await?;
     let other = scene.back_up(&scene.job("other", DATA, |_| {})).await?;
