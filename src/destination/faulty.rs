@@ -3,7 +3,7 @@
 //! A decorator for tests, in the tree so that every test can use it: the n-th operation of a kind fails, hangs, loses its
 //! answer, or changes a byte. What was asked for is recorded.
 
-use super::{Capability, Destination, ObjectInfo, Put, Staged, Stored};
+use super::{Capability, Destination, ObjectInfo, Put, Staged, Stored, UNFINISHED};
 use crate::api::names::ObjectKey;
 use crate::error::{Failure, Reason};
 use crate::source::Completion;
@@ -231,6 +231,11 @@ impl Staged for FaultyStaged {
         let strike = match strike(&self.script, Operation::Commit, &self.key).await {
             Ok(strike) => strike,
             Err(failure) => {
+                // It throws away what was staged, which may fail as well.
+                if strike(&self.script, Operation::Abort, &self.key).await.is_err() {
+                    drop(self.inner);
+                    return Err(failure.leaving(UNFINISHED));
+                }
                 self.inner.abort().await?;
                 return Err(failure);
             }

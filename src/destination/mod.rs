@@ -26,6 +26,9 @@ pub mod volume;
 /// Size of a part of an upload in bytes, where a destination takes parts.
 pub const PART_SIZE: usize = 8 * 1024 * 1024;
 
+/// What a commit leaves that could neither be completed nor thrown away.
+const UNFINISHED: &str = "An unfinished upload of it may stay";
+
 /// What a destination can do, declared; the conformance suite checks each declaration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Capability {
@@ -101,7 +104,8 @@ pub trait Staged: Send {
     /// Appends; returns when there is room again.
     async fn write(&mut self, bytes: Bytes) -> Result<(), Failure>;
     /// Makes the object visible and gives its size as the destination reports it. The completion is the proof that the
-    /// source's end was seen. A commit that fails has thrown everything away, as far as the destination lets it.
+    /// source's end was seen. A commit that fails has thrown everything away, as far as the destination lets it: an upload
+    /// that may be there all the same stands in the failure's `left`.
     async fn commit(self: Box<Self>, proof: &Completion) -> Result<u64, Failure>;
     /// Throws everything away that was written.
     async fn abort(self: Box<Self>) -> Result<(), Failure>;

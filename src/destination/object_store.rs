@@ -29,7 +29,7 @@ use super::egress::Egress;
 use super::resolver::forbidden;
 use super::transport::{ENDLESS, REDIRECTED, Transport, Watch};
 use super::uploads::Uploads;
-use super::{Capability, Destination, ObjectInfo, PART_SIZE, Put, Staged, Stored};
+use super::{Capability, Destination, ObjectInfo, PART_SIZE, Put, Staged, Stored, UNFINISHED};
 use crate::api::names::ObjectKey;
 use crate::archive::Tally;
 use crate::error::{Failure, Reason};
@@ -376,10 +376,10 @@ impl Staged for Upload {
             Err(failure) => {
                 let thrown = self.throw_away().await;
                 let removed = self.store.delete(&self.key).await;
-                if let Err(stays) = thrown.and(removed) {
+                if let Err(stays) = &removed {
                     tracing::warn!(key = %self.key, reason = %stays.reason, "what could not be committed could not be removed");
                 }
-                Err(failure)
+                Err(if thrown.is_err() { failure.leaving(UNFINISHED) } else { failure })
             }
         }
     }

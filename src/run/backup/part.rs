@@ -209,8 +209,9 @@ impl<'a> Part<'a> {
             let Some(staged) = segment.staged.take() else { continue };
             written.push(segment.key.clone());
             segment.in_commit = true;
-            let committed = staged.commit(completion).await;
-            segment.in_commit = false;
+            let mut committed = staged.commit(completion).await;
+            // What it could not throw away itself is looked for once more at the end.
+            segment.in_commit = committed.as_mut().is_err_and(|failure| failure.left.take().is_some());
             let size = committed?;
             if size != segment.tally.size() {
                 return Err(wrong_size(&segment.key, segment.tally.size(), Some(size)));

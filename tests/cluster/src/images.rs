@@ -138,20 +138,28 @@ fn cached(place: &Place, name: &str, from: &[u8], make: impl FnOnce(&Path) -> Re
     Ok(path)
 }
 
-/// Imports an archive, unless containerd has it already from an earlier `up`.
-pub fn import(place: &Place, archive: &Path) -> Result<()> {
+/// Imports an archive under the names that stand in it, over what had them before, unless they are its own already. Says
+/// whether it did.
+pub fn import(place: &Place, archive: &Path) -> Result<bool> {
     let name = archive.file_stem().unwrap_or_default().to_string_lossy();
-    let mark = place.folder("imported")?.join(&*name);
+    // All images of the operator have one name, and the last one imported has it.
+    let name = if is_operator(archive) { "ubo" } else { &*name };
+    let mark = place.folder("imported")?.join(name);
     let which = archive.display().to_string();
     if fs::read_to_string(&mark).is_ok_and(|imported| imported == which) {
-        return Ok(());
+        return Ok(false);
     }
     ctr_import(place, archive)?;
-    fs::write(&mark, which).context("cannot note an image as imported")
+    fs::write(&mark, which).context("cannot note an image as imported")?;
+    Ok(true)
 }
 
-/// Imports an archive under the names that stand in it, over what had them before.
-pub fn ctr_import(place: &Place, archive: &Path) -> Result<()> {
+/// Whether this is an archive of [`crate::operator_image`], which are named after what is in them.
+pub fn is_operator(archive: &Path) -> bool {
+    archive.file_stem().is_some_and(|name| name.as_encoded_bytes().starts_with(b"ubo-"))
+}
+
+fn ctr_import(place: &Place, archive: &Path) -> Result<()> {
     let name = archive.file_stem().unwrap_or_default().to_string_lossy();
     logged(
         Command::new("ctr")

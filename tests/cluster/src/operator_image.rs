@@ -2,7 +2,7 @@
 
 use crate::command::{cargo, logged, output};
 use crate::elf::Elf;
-use crate::images::ctr_import;
+use crate::images;
 use crate::place::{Place, hex};
 use crate::process::Record;
 use crate::report::Report;
@@ -84,7 +84,7 @@ pub fn build(place: &Place, report: &Report, release: bool) -> Result<PathBuf> {
 pub fn refresh(place: &Place, report: &Report, release: bool) -> Result<()> {
     let archive = build(place, report, release)?;
     if Record::read(place, "containerd").is_some_and(Record::lives) {
-        report.step("import into the cluster", || ctr_import(place, &archive))?;
+        report.step("import into the cluster", || images::import(place, &archive).map(drop))?;
         report.line(&format!("{NAME} is new; pods that are made from now on have it"));
     } else {
         report.line(&format!("{NAME} is in {}", archive.display()));

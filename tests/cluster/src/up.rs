@@ -8,6 +8,7 @@ use crate::report::{Report, Stopwatch};
 use crate::{cgroup, down, go, images, netns, operator_image, packages, pki, status, wait};
 use anyhow::{Context, Result, anyhow, bail};
 use serde_json::json;
+use std::cell::Cell;
 use std::fs::{self, File};
 use std::io::Read;
 use std::os::unix::fs::symlink;
@@ -45,7 +46,7 @@ pub fn up(place: &Place, report: &Report, with_operator: bool) -> Result<bool> {
     for part in parts::ALL.iter().filter(|part| !parts::AFTER_API.contains(part)) {
         begin(part)?;
     }
-    thread::scope(|scope| -> Result<()> {
+    let is_new = thread::scope(|scope| -> Result<bool> {
         let imports = scope.spawn(|| report.step("images, imported into containerd", || import(place, &archives)));
         report.step("the API server", || {
             awaited(place, "apiserver", || Ok(kubectl(place, &["get", "--raw", "/readyz"]).is_ok()))
@@ -53,12 +54,16 @@ pub fn up(place: &Place, report: &Report, with_operator: bool) -> Result<bool> {
         for part in parts::AFTER_API {
             begin(part)?;
         }
-        imports.join().map_err(|_| anyhow!("the import of images panicked"))??;
+        let is_new = imports.join().map_err(|_| anyhow!("the import of images panicked"))??;
         report.step("the S3 server, and its bucket", || bucket(place, &keys))?;
-        report.step("the node, and what the controllers make first", || ready(place))
+        report.step("the node, and what the controllers make first", || ready(place))?;
+        Ok(is_new)
     })?;
     if fresh {
         volumes(place)?;
+    } else if is_new && kubectl(place, &["-n", "backup-system", "get", "deployment", "operator"]).is_ok() {
+        // One that is installed here has the image of before.
+        kubectl(place, &["-n", "backup-system", "rollout", "restart", "deployment", "operator"])?;
     }
     operator?;
     report.line(&format!(
@@ -157,16 +162,21 @@ fn link_programs(place: &Place, programs: &Programs) -> Result<()> {
     symlink(&programs.kubernetes, &link).context("cannot link kubectl")
 }
 
-fn import(place: &Place, archives: &[PathBuf]) -> Result<()> {
+/// Imports all of them, and says whether the operator's is another one than before.
+fn import(place: &Place, archives: &[PathBuf]) -> Result<bool> {
     awaited(place, "containerd", || Ok(place.containerd_socket().exists()))?;
+    let is_new = Cell::new(false);
     for archive in archives {
         // The socket is there a moment before the service behind it.
         awaited(place, "containerd", || match images::import(place, archive) {
             Err(error) if format!("{error:#}").contains("connection refused") => Ok(false),
-            other => other.map(|()| true),
+            other => {
+                is_new.set(other? && images::is_operator(archive) || is_new.get());
+                Ok(true)
+            }
         })?;
     }
-    Ok(())
+    Ok(is_new.get())
 }
 
 fn bucket(place: &Place, keys: &Keys) -> Result<()> {
