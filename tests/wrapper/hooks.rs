@@ -141,8 +141,8 @@ fn when_the_reader_goes_after_runs_all_the_same() {
         let after = "touch begun; echo said; until test -e go; do sleep 0.1; done; echo after >> notes";
         let mut child = c.start(&plan("echo data", "", after));
         eventually("it has begun", || c.path("begun").exists());
-        drop((child.stdin.take(), child.stdout.take(), child.stderr.take()));
         fs::remove_file(c.path("begun")).unwrap();
+        drop((child.stdin.take(), child.stdout.take(), child.stderr.take()));
         eventually("it was ended and begins again", || c.path("begun").exists());
         fs::write(c.path("go"), "").unwrap();
         assert!(!child.wait().unwrap().success());
