@@ -146,7 +146,7 @@ reasons! {
     // --- the operator ---
     /// The process that executed the attempt has gone.
     OperatorRestarted: Transient,
-    /// The operator died twice while it executed the run: it may be the run that kills it.
+    /// The operator died so often while it executed the run that it may be the run that kills it.
     CrashLoop: Permanent,
     /// `activeDeadlineSeconds` was over, all attempts and waits between them counted.
     DeadlineExceeded: Permanent,

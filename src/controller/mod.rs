@@ -83,9 +83,9 @@ const LOOKS_AT_ONCE: usize = 4;
 pub enum Duty {
     /// It holds both Leases: it claims ticks, starts runs, writes BackupJobs' status and prunes history.
     Leads,
-    /// Another process does that; what is at work here goes on.
+    /// Another process does that (`world/duty.rs` says what that means).
     Follows,
-    /// Its own Lease could not be renewed: others will call it dead, so its runs end before that.
+    /// Its own Lease could not be renewed ([`crate::lease::Terms::EXECUTOR`]).
     CutOff,
 }
 
@@ -155,8 +155,8 @@ impl Controller {
         }
     }
 
-    /// Runs until `stop`, then lets running work end for `grace`, as a follower; the rest is cancelled
-    /// (`OperatorShutdown`), and its clean-up waited for.
+    /// Runs until `stop`, and then as a follower until its runs have ended: what they have not done within `grace` is cancelled
+    /// (the order stands in `app`).
     pub async fn run(mut self, stop: CancellationToken, grace: Duration) {
         let mut patience = std::pin::pin!(async {
             stop.cancelled().await;
@@ -288,7 +288,6 @@ impl Controller {
         }
     }
 
-    /// What is at work here goes on whoever leads; only a process that is cut off ends it.
     fn take_duty(&mut self, duty: Duty) {
         if duty == self.duty {
             return;

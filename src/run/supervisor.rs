@@ -103,8 +103,7 @@ impl Supervisor {
         }
     }
 
-    /// Whether this process starts runs. When it no longer does, those that wait are left to the one that does; those
-    /// that work go on.
+    /// Whether this process starts runs. When it no longer does, those that wait are left to the one that does.
     pub fn set_leading(&self, leading: bool) {
         self.shared.leading.send_replace(leading);
     }

@@ -4,8 +4,7 @@
 //! that writes it takes the run away (`record::is_ours`), and the task stops its work. The order:
 //!
 //! 1. An attempt that is open is closed (`OperatorRestarted`): whoever executed it is gone, or the run had a task. What it
-//!    left at the destination is cleared away first; a backup that is whole is taken for what it is. The second time that
-//!    this happens to a run, it has failed (`CrashLoop`).
+//!    left at the destination is cleared away first; a backup that is whole is taken for what it is.
 //! 2. Wait: for the back-off, for a turn in the queue and for the job's other runs (`waiting`), for the target's backup
 //!    directory. Phase `Pending`. What an earlier attempt could not remove is tried to be removed once more (`leavings`).
 //! 3. The attempt is opened *in the stored status*; only then its work starts. A crash from here on counts as an attempt.
@@ -72,7 +71,7 @@ pub struct Shared {
     pub observer: Arc<dyn Observer>,
     /// The time.
     pub clock: Arc<dyn Clock>,
-    /// This process: pod name and five random letters.
+    /// This process, as the status of its runs names it.
     pub instance: String,
     /// UID of kube-system.
     pub cluster_id: Uid,
