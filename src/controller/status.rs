@@ -51,13 +51,15 @@ pub fn derive(facts: Facts<'_>, old: &BackupJobStatus) -> BackupJobStatus {
     // History keeps what its limits say, and that may be older than what was the last one: a run that ended before that
     // says nothing new. A time that has not come is of a clock that was ahead.
     let known = old.last_run_time.as_ref().map(from_time).filter(|known| *known <= now);
-    let is_news = |run: &&BackupRun| !phase_of(run).is_final() || begun(run).0 >= known;
+    let ended = |run: &BackupRun| status_of(run).and_then(|s| s.completion_time.as_ref()).map(from_time);
+    let is_news = |run: &&BackupRun| !phase_of(run).is_final() || ended(run).or(begun(run).0) >= known;
     let runs: Vec<&BackupRun> = all.iter().copied().filter(is_news).collect();
 
     status.observed_generation = generation;
     status.target = Some(format!("{}/{}", job.spec.target.kind.as_str(), job.spec.target.name));
     status.next_run_time = next_run.map(to_time);
-    if let Some(last) = runs.iter().rev().find(|run| status_of(run).is_some_and(|s| s.start_time.is_some())) {
+    let started = |run: &&&BackupRun| status_of(run).is_some_and(|s| s.start_time.is_some()) && begun(run).0 >= known;
+    if let Some(last) = runs.iter().rev().find(started) {
         status.last_job_name.clone_from(&last.metadata.name);
         status.last_run_time = status_of(last).and_then(|s| s.start_time.clone());
     }

@@ -108,8 +108,8 @@ struct Job {
     told_not_ready: Option<Reason>,
     /// Whether it was said that nothing is due because a clock was ahead.
     told_ahead: bool,
-    /// The tick of which it was said that its run cannot be created, and why.
-    told_unclaimed: Option<(DateTime<Utc>, String)>,
+    /// The tick of which it was said that its run cannot be created, and all that was said of why.
+    told_unclaimed: Option<(DateTime<Utc>, BTreeSet<String>)>,
     taken: Option<Taken>,
 }
 

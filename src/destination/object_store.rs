@@ -264,7 +264,8 @@ impl Destination for ObjectStore {
     }
 
     async fn list(&self, prefix: &str) -> Result<BoxStream<'static, Result<ObjectInfo, Failure>>, Failure> {
-        let options = ListOptions { recursive: true, ..ListOptions::default() };
+        // As S3 itself gives them: some servers give 10,000 at once where nothing is said, which is more than is read.
+        let options = ListOptions { recursive: true, limit: Some(1000), ..ListOptions::default() };
         let lister = self.documents.lister_options(prefix, options).await;
         let lister = lister.map_err(|e| self.failure(&e, "listing", prefix))?;
         let (store, prefix) = (self.clone(), prefix.to_string());

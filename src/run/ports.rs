@@ -83,7 +83,8 @@ pub enum TaskEnd {
     Over,
     /// It is left to another process, or to a later task.
     Left,
-    /// In a fault of ours: an attempt of it may be open.
+    /// An attempt of it may be open that nobody works at: in a fault of ours, or its beginning was given up and may have been
+    /// stored all the same.
     Fault,
 }
 

@@ -61,8 +61,7 @@ impl Supervisor {
         let life = tokio::spawn(Box::new(task).live());
         self.tasks.spawn(async move {
             let end = match life.await {
-                Ok(true) => TaskEnd::Over,
-                Ok(false) => TaskEnd::Left,
+                Ok(end) => end,
                 Err(fault) => {
                     tracing::error!(run = %key.name, namespace = %key.namespace, %fault, "the run's task ended in a fault");
                     TaskEnd::Fault

@@ -22,7 +22,7 @@ use super::cancel::Cancel;
 use super::exclusive::{Exclusive, Turn};
 use super::observer::{Happening, Observer, Subject};
 use super::pace::Pace;
-use super::ports::{Executor, Prepared, Records, RunKey};
+use super::ports::{Executor, Prepared, Records, RunKey, TaskEnd};
 use super::record::{self, NOT_CLEANED_UP, Next, Retry};
 use super::report::{Ownership, Progress, Report};
 use super::turns::{Place, Turns};
@@ -156,9 +156,9 @@ impl RunTask {
         }
     }
 
-    /// Lives until the run is final, gone, or left to the next process. Whether it is one of the first two: then no other
-    /// task may take it up, whatever a watch that lags behind our last write still shows.
-    pub async fn live(mut self: Box<Self>) -> bool {
+    /// Lives until the run is final, gone, or left to the next process. Once it is over no other task may take it up, whatever
+    /// a watch that lags behind our last write still shows.
+    pub async fn live(mut self: Box<Self>) -> TaskEnd {
         // A thousand runs wait at once. Boxed, here and below, is what those do not need at the time; and the task itself, of
         // which a future would hold a second copy, as of every argument.
         let lived = match Box::pin(self.close_dead_attempt()).await {
@@ -169,7 +169,7 @@ impl RunTask {
             Ok(()) => Ok(()),
             Err(Stop::Cancelled(cause)) if cause.class() != Class::Cancelled => {
                 tracing::info!(run = %self.key.name, namespace = %self.key.namespace, "left to the next process");
-                return false;
+                return if self.given_up.is_some() { TaskEnd::Fault } else { TaskEnd::Left };
             }
             Err(Stop::Cancelled(cause)) => {
                 let message = match cause {
@@ -183,19 +183,19 @@ impl RunTask {
             Err(stop) => Err(stop),
         };
         match ended {
-            Err(Stop::Gone) => return true,
+            Err(Stop::Gone) => return TaskEnd::Over,
             Err(_) => {
                 tracing::warn!(run = %self.key.name, namespace = %self.key.namespace, "another process has the run by now");
                 // Or our watch is behind; it is not asked again and again until it has caught up.
                 tokio::time::sleep(LOST_PAUSE).await;
-                return false;
+                return TaskEnd::Left;
             }
             Ok(()) => {}
         }
         if let Some(happening) = record::ended(&self.status, self.shared.clock.now()) {
             self.notice(&happening);
         }
-        self.status.phase.is_final()
+        if self.status.phase.is_final() { TaskEnd::Over } else { TaskEnd::Left }
     }
 
     fn attempt_id(&self, valid: &ValidatedJob, attempt: u32) -> AttemptId {

@@ -11,6 +11,7 @@
 //! to its end: what is written there late belongs to the backup. The log of a process that goes on is not waited for, nor is
 //! anything of a command that has failed.
 
+use super::wrapper::nested;
 use super::wrapper::pipes::{self, Pipes};
 use super::{CHANNEL_CHUNKS, CHUNK_LIMIT, Capture, CaptureFacts, Completion, Consistency, Content, Ending, Source};
 use crate::error::{Failure, Reason, cut};
@@ -68,7 +69,7 @@ impl Source for ShellCommand {
                            `set -o pipefail;`, or say --allow-unchecked-pipes";
             return Err(Failure::new(Reason::PipelineNotChecked, message));
         }
-        if !self.unchecked_pipes && pipes::gives_several(&self.text) {
+        if !self.unchecked_pipes && nested::gives_several(&self.text) {
             let message = "the command gives another shell (sh -c, su -c, …) a text of several commands, of which all but the \
                            last could fail unseen: begin that text with `set -e;`, join them by `&&`, or say \
                            --allow-unchecked-pipes";
@@ -171,14 +172,18 @@ async fn follow(
     };
     let end = async {
         let status = child.wait().await.map_err(unseen)?;
-        if timeout(LAST_WORDS, closed.cancelled()).await.is_err() {
-            if status.success() {
+        while timeout(LAST_WORDS, closed.cancelled()).await.is_err() {
+            if !status.success() {
+                failed.cancel();
+                break;
+            }
+            // Else whoever stores it has not come so far yet.
+            if sender.capacity() == sender.max_capacity() {
                 tracing::warn!(
                     "the command has ended, but not what it left in the background, which is waited for: its standard output \
                      is the backup's too. Send that to /dev/null if it is not meant"
                 );
-            } else {
-                failed.cancel();
+                break;
             }
         }
         Ok(status)

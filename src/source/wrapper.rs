@@ -54,6 +54,7 @@ use std::fmt;
 pub const STOP: Bytes = Bytes::from_static(b"stop\n");
 
 mod marked;
+pub mod nested;
 pub mod pipes;
 pub mod tar_words;
 mod transcript;
@@ -136,9 +137,11 @@ impl Plan {
     /// [`Reason::PipelineNotChecked`] for a pipe or several commands inside text that is given to another shell, which nobody
     /// can check from outside; [`Reason::InvalidSpec`] for a byte 0, which no argument can hold.
     pub fn argv(&self) -> Result<Vec<String>, Failure> {
-        let (command, allowed) = match &self.work {
-            Work::Dump(dump) => (dump.command.as_str(), dump.allow_unchecked_pipes),
-            Work::Copy(_) => ("", false),
+        let (command, allowed, or_allow) = match &self.work {
+            Work::Dump(dump) => {
+                (dump.command.as_str(), dump.allow_unchecked_pipes, ". Or set strategy.allowUncheckedPipes")
+            }
+            Work::Copy(_) => ("", false, ""),
         };
         let commands = [command].into_iter().chain(self.hooks.iter().map(|hook| hook.command.as_str()));
         let mut piped = if allowed { "allowed" } else { "plain" };
@@ -149,20 +152,24 @@ impl Plan {
                 pipes::Pipes::Nested => {
                     return Err(Failure::new(
                         Reason::PipelineNotChecked,
-                        "a command gives another shell (sh -c, su -c, …) a text with a pipe, in which a failing first part \
-                         would go unseen: leave out the pipe (a backup is compressed anyway), begin that text with \
-                         `set -o pipefail;`, or set strategy.allowUncheckedPipes",
+                        format!(
+                            "a command gives another shell (sh -c, su -c, …) a text with a pipe, in which a failing first part \
+                             would go unseen: leave out the pipe (a backup is compressed anyway), or begin that text with \
+                             `set -o pipefail;`{or_allow}"
+                        ),
                     ));
                 }
             }
         }
         // Not those after the backup: they go on whatever fails.
         let strict = [command].into_iter().chain(self.hooks.before.iter().map(|hook| hook.command.as_str()));
-        if !allowed && strict.into_iter().any(pipes::gives_several) {
+        if !allowed && strict.into_iter().any(nested::gives_several) {
             return Err(Failure::new(
                 Reason::PipelineNotChecked,
-                "a command gives another shell (sh -c, su -c, …) a text of several commands, of which all but the last could \
-                 fail unseen: begin that text with `set -e;`, join them by `&&`, or set strategy.allowUncheckedPipes",
+                format!(
+                    "a command gives another shell (sh -c, su -c, …) a text of several commands, of which all but the last \
+                     could fail unseen: begin that text with `set -e;`, or join them by `&&`{or_allow}"
+                ),
             ));
         }
         let (part, place, seconds) = match &self.work {

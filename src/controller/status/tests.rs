@@ -158,6 +158,23 @@ fn what_history_has_left_is_no_news() {
     let after = of(&job, &Readiness::Ready, std::slice::from_ref(&bad), &succeeded);
     assert!(conditions::holds(&after.conditions, "Healthy"), "{after:?}");
     assert_eq!((after.phase.as_ref(), after.message.as_deref()), (Some(&JobPhase::Succeeded), None));
+    // A run that was overtaken by another one, which is still at work, is told when it ends.
+    let slow = |phase: &str| {
+        let end = "2026-11-24T11:40:00Z";
+        run(
+            "pg-m1",
+            &json!({"phase": phase, "startTime": "2026-11-24T10:00:00Z", "completionTime": end, "message": "slow"}),
+        )
+    };
+    let working = || run("pg-m3", &json!({"phase": "Running", "startTime": "2026-11-24T11:00:00Z"}));
+    let before = of(&job, &Readiness::Ready, &[good.clone(), working()], &BackupJobStatus::default());
+    assert!(conditions::holds(&before.conditions, "Healthy"));
+    let after = of(&job, &Readiness::Ready, &[slow("Failed"), working()], &before);
+    assert!(!conditions::holds(&after.conditions, "Healthy"), "{after:?}");
+    assert_eq!(after.last_job_name.as_deref(), Some("pg-m3"));
+    let alone = of(&job, &Readiness::Ready, &[slow("Succeeded")], &after);
+    assert!(conditions::holds(&alone.conditions, "Healthy"), "{alone:?}");
+    assert_eq!((alone.last_job_name.as_deref(), &alone.last_run_time), (Some("pg-m3"), &before.last_run_time));
     // A run that was begun by a clock that was ahead does not silence those that come after it.
     let ahead = ended("pg-m9", "2026-11-25T11:00:00Z", "Succeeded");
     let fooled = of(&job, &Readiness::Ready, &[ahead], &BackupJobStatus::default());

@@ -53,11 +53,9 @@ impl Duty {
         true
     }
 
-    /// The task of this run ended in a fault. Who leads gives it another one anyway.
+    /// The task of this run ended in a fault. Who leads gives it another one, unless the lead is lost before that.
     pub(super) fn note_fault(&mut self, run: &RunKey) {
-        if !self.leading {
-            self.faulted.insert(run.uid.as_str().to_owned());
-        }
+        self.faulted.insert(run.uid.as_str().to_owned());
     }
 
     pub(super) fn forget(&mut self, uid: &str) {

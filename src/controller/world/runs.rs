@@ -96,12 +96,16 @@ impl World {
 
     /// The task of a run of `job` has ended.
     pub fn task_ended(&mut self, run: &RunKey, job: &JobRef, end: TaskEnd) {
+        // Also while the watches begin anew, and show it later.
+        match end {
+            TaskEnd::Fault => self.duty.note_fault(run),
+            TaskEnd::Over => self.duty.forget(run.uid.as_str()),
+            TaskEnd::Left => {}
+        }
         if self.runs.get(job).is_some_and(|runs| runs.contains_key(&run.name)) {
             self.dirty.insert(job.clone());
-            match end {
-                TaskEnd::Over => drop(self.over.insert(run.uid.as_str().to_owned())),
-                TaskEnd::Fault => self.duty.note_fault(run),
-                TaskEnd::Left => {}
+            if end == TaskEnd::Over {
+                self.over.insert(run.uid.as_str().to_owned());
             }
         }
     }
@@ -157,6 +161,7 @@ impl World {
                 // One run of a job at a time, whoever executes it, unless they may overlap.
                 (false, None) if elsewhere && !overlaps => {}
                 (false, cause) if self.policy.is_none() || cause.is_some() => {
+                    self.duty.forget(key.uid.as_str());
                     actions.push(Action::Start(key, Arc::clone(run), reference.clone(), cause));
                 }
                 _ => {}

@@ -12,13 +12,15 @@ use crate::run::ports::{Claim, Claimed, phase_of};
 use crate::schedule::index::{Due, Entry, LATE};
 use crate::validate::{Concurrency, ValidatedJob};
 use chrono::{DateTime, TimeDelta, Utc};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// How soon a claim that failed is tried again.
 const CLAIM_RETRY: TimeDelta = TimeDelta::seconds(5);
 /// How soon a name that was taken is looked at again.
 const NAME_RETRY: TimeDelta = TimeDelta::seconds(30);
+/// So many different words about one tick are told.
+const REFUSALS_TOLD: usize = 8;
 
 /// How the name of the one run of a job without a schedule ends.
 pub(super) const ONCE: &str = "-once";
@@ -63,9 +65,15 @@ impl World {
             }
             Ok(Claimed::Gone) => now + NAME_RETRY,
             Err(failure) => {
-                // Once for each tick, unless there is something new.
-                let unclaimed = (claim.tick, failure.message.clone());
-                if job.told_unclaimed.replace(unclaimed.clone()) != Some(unclaimed) {
+                // Once for each tick, unless there is something new. In the same words for each, so that it is one row of
+                // Events: what a quota says names the run.
+                let message = failure.message.replace(claim.run.as_str(), "…");
+                let (_, said) = match job.told_unclaimed.take().filter(|(tick, _)| *tick == claim.tick) {
+                    Some(told) => job.told_unclaimed.insert(told),
+                    None => job.told_unclaimed.insert((claim.tick, BTreeSet::new())),
+                };
+                if said.len() < REFUSALS_TOLD && said.insert(message.clone()) {
+                    let failure = Failure { message, ..failure };
                     self.pending.push(Action::Notice(subject, Happening::ClaimFailed { failure }));
                 }
                 now + CLAIM_RETRY

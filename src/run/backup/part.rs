@@ -69,6 +69,8 @@ struct Segment {
     staged: Option<Box<dyn Staged>>,
     /// Its commit has begun and has not come back: when it is dropped, nobody holds its upload any more.
     in_commit: bool,
+    /// Its commit could neither be completed nor thrown away.
+    is_stuck: bool,
     tally: Tally,
 }
 
@@ -185,7 +187,14 @@ impl<'a> Part<'a> {
             let name = layout::object_name(self.pod.as_deref(), &name);
             let key = self.folder.join(&name)?;
             let staged = Some(self.destination.stage(&key).await?);
-            self.segments.push(Segment { name, key, staged, in_commit: false, tally: Tally::default() });
+            self.segments.push(Segment {
+                name,
+                key,
+                staged,
+                in_commit: false,
+                is_stuck: false,
+                tally: Tally::default(),
+            });
         }
         if let Some(whole) = &mut self.whole {
             whole.add(&frame);
@@ -212,6 +221,7 @@ impl<'a> Part<'a> {
             let mut committed = staged.commit(completion).await;
             // What it could not throw away itself is looked for once more at the end.
             segment.in_commit = committed.as_mut().is_err_and(|failure| failure.left.take().is_some());
+            segment.is_stuck = segment.in_commit;
             let size = committed?;
             if size != segment.tally.size() {
                 return Err(wrong_size(&segment.key, segment.tally.size(), Some(size)));
@@ -277,9 +287,10 @@ impl<'a> Part<'a> {
         tokio::join!(ends, thrown);
         if let Some(segment) = self.segments.iter_mut().find(|segment| segment.in_commit) {
             segment.in_commit = false;
-            let folder = format!("{}/", self.folder);
-            let aborted = timeout(UPLOADS_LIMIT, self.destination.abort_uploads(&folder)).await;
-            if !matches!(aborted, Ok(Ok(_))) {
+            // By its whole key: MinIO lists uploads by that alone (minio/minio#20989).
+            let aborted = timeout(UPLOADS_LIMIT, self.destination.abort_uploads(segment.key.as_str())).await;
+            let found = matches!(aborted, Ok(Ok(1..)));
+            if !found && (segment.is_stuck || !matches!(aborted, Ok(Ok(_)))) {
                 stays.push(format!("perhaps an unfinished upload of {}", segment.name));
             }
         }

@@ -1,4 +1,4 @@
-//! **P** Whether a shell command has a pipe, or a text for another shell, whose first part could fail unseen.
+//! **P** Whether a shell command has a pipe whose first part could fail unseen.
 //!
 //! The answer may be too careful, never too bold: what cannot be told for certain is a pipe. The text is walked only as
 //! far as its quoting is beyond doubt (plain words, `'…'`, `"…"`, `\x`, comments, here-documents). At the first `$(`,
@@ -35,38 +35,6 @@ pub fn pipes(command: &str) -> Pipes {
         Err(Doubt) if nested => Pipes::Nested,
         Err(Doubt) => Pipes::Direct,
     }
-}
-
-/// Whether the command gives another shell a text of several commands (`su postgres -c 'pg_dump a; pg_dump b'`), where our
-/// `set -e` does not reach. Looked at is what stands in quotes, as far as quoting is beyond doubt; not here-documents, whose
-/// lines are more often SQL than shell.
-pub fn gives_several(command: &str) -> bool {
-    if !names_a_shell(command) || sets_errexit(command) {
-        return false;
-    }
-    let mut walk = Walk::new(command);
-    let _ = walk.run(); // as far as it goes
-    walk.texts.into_iter().any(|text| is_several(text) || gives_several(text))
-}
-
-/// Whether a text is more than one command, one of which could fail and be followed by another.
-fn is_several(text: &str) -> bool {
-    let mut walk = Walk::new(text);
-    let _ = walk.run();
-    walk.separators.into_iter().any(|at| {
-        let (before, after) = (text[..at].trim_end(), text[at + 1..].trim_start());
-        // A line ends after `&&` and `|` without ending the command.
-        !before.is_empty() && !before.ends_with(['&', '|']) && !after.is_empty()
-    })
-}
-
-/// Whether somebody has thought of it: `set -e`, `set -euo pipefail`, `sh -ec`, `set -o errexit`.
-fn sets_errexit(command: &str) -> bool {
-    let words: Vec<&str> = command.split([' ', '\t', '\n', ';', '\'', '"']).filter(|word| !word.is_empty()).collect();
-    words.windows(2).any(|pair| {
-        let sets = pair[0] == "set" || names_a_shell(pair[0]);
-        sets && pair[1].strip_prefix('-').is_some_and(|flags| !flags.starts_with('-') && flags.contains('e'))
-    }) || command.contains("errexit")
 }
 
 fn names_a_shell(command: &str) -> bool {
@@ -118,22 +86,18 @@ struct Walk<'a> {
     at: usize,
     seen: Seen,
     waiting: Vec<HereDocument>,
-    /// What stood in quotes.
-    texts: Vec<&'a str>,
-    /// Where an unquoted `;`, `&` or line end is, after which another command may follow.
-    separators: Vec<usize>,
 }
 
 impl<'a> Walk<'a> {
     fn new(text: &'a str) -> Self {
-        Self { text, at: 0, seen: Seen::default(), waiting: Vec::new(), texts: Vec::new(), separators: Vec::new() }
+        Self { text, at: 0, seen: Seen::default(), waiting: Vec::new() }
     }
 
     fn peek(&self, ahead: usize) -> Option<u8> {
         self.text.as_bytes().get(self.at + ahead).copied()
     }
 
-    fn run(&mut self) -> Result<Seen, Doubt> {
+    fn run(mut self) -> Result<Seen, Doubt> {
         // Whether a `#` here begins a comment, and whether the last byte was an unquoted `>`.
         let (mut word_starts, mut after_greater) = (true, false);
         while let Some(byte) = self.peek(0) {
@@ -166,20 +130,11 @@ impl<'a> Walk<'a> {
                     }
                 }
                 b'\n' => {
-                    self.separators.push(self.at);
                     self.at += 1;
                     self.here_bodies()?;
                     word_starts = true;
                 }
-                b'&' if self.peek(1) == Some(b'&') => {
-                    self.at += 2;
-                    word_starts = true;
-                }
                 b' ' | b'\t' | b';' | b'&' => {
-                    // Not the `&` of `2>&1` and `&>file`.
-                    if byte == b';' || byte == b'&' && !was_greater && self.peek(1) != Some(b'>') {
-                        self.separators.push(self.at);
-                    }
                     self.at += 1;
                     word_starts = true;
                 }
@@ -196,7 +151,6 @@ impl<'a> Walk<'a> {
         let inside = &self.text[self.at + 1..];
         let end = inside.find('\'').ok_or(Doubt)?;
         self.seen.quoted |= single_bar(&inside[..end]);
-        self.texts.push(&inside[..end]);
         self.at += end + 2;
         Ok(())
     }
@@ -215,7 +169,6 @@ impl<'a> Walk<'a> {
         }
         let inside = self.text.get(start..self.at).ok_or(Doubt)?;
         self.seen.quoted |= single_bar(inside);
-        self.texts.push(inside);
         self.at += 1;
         Ok(())
     }
@@ -328,33 +281,6 @@ mod tests {
         }
     }
 
-    #[test]
-    fn several_commands_for_another_shell_are_seen() {
-        for (command, expected) in [
-            ("su postgres -c 'pg_dump a; pg_dump b'", true),
-            ("su postgres -c \"pg_dump a\npg_dump b\"", true),
-            ("/bin/sh -c 'pg_dump a & pg_dump b; wait'", true),
-            ("bash -c \"su x -c 'a; b'\"", true),
-            ("su postgres -c 'pg_dump a; pg_dump b'; echo $(date)", true),
-            ("su postgres -c 'pg_dump a'; su postgres -c 'pg_dump b'", false),
-            ("su postgres -c 'pg_dump a && pg_dump b'", false),
-            ("su postgres -c 'pg_dump a &&\n pg_dump b'", false),
-            ("su postgres -c 'pg_dump a;'", false),
-            ("su postgres -c '\npg_dump a\n'", false),
-            ("su postgres -c 'pg_dump a 2>&1'", false),
-            ("su postgres -c 'pg_dump a &> /dev/null'", false),
-            ("su postgres -c \"psql -c 'select 1; select 2'\"", false),
-            ("psql -c 'select 1; select 2'", false),
-            ("su postgres -c psql <<SQL\nselect 1;\nselect 2;\nSQL", false),
-            ("su postgres -c 'set -e; pg_dump a; pg_dump b'", false),
-            ("bash -euo pipefail -c 'pg_dump a; pg_dump b'", false),
-            ("sh -ec 'pg_dump a; pg_dump b'", false),
-            ("su mysql -c 'mysql -e x; mysqldump y'", true),
-        ] {
-            assert_eq!(gives_several(command), expected, "{command}");
-        }
-    }
-
     /// One word without a pipe in it, in any quoting that a shell knows.
     fn word() -> impl Strategy<Value = String> {
         prop_oneof![
@@ -399,12 +325,9 @@ mod tests {
         }
 
         #[test]
-        fn any_text_has_an_answer(command in "[a-c|'\"\\\\$(){}`<>#\n;& -]{0,60}") {
+        fn any_text_has_an_answer(command in "[a-z|'\"\\\\$(){}`<>#\n -]{0,60}") {
             let seen = pipes(&command);
             prop_assert!(seen == Pipes::None || command.contains('|'));
-            prop_assert!(!gives_several(&command), "no shell is named");
-            let given = gives_several(&format!("sh {command}"));
-            prop_assert!(!given || command.contains([';', '\n', '&']));
         }
     }
 }

@@ -79,6 +79,20 @@ fn a_follower_closes_what_a_fault_of_its_own_has_left_open() {
 }
 
 #[test]
+fn a_fault_is_not_forgotten_with_the_lead() {
+    let mut world = World::new("ubo-0-abcde", TimeDelta::zero());
+    world.set_leading(true);
+    let ours = executed_by("pg-m1", "ubo-0-abcde");
+    let (key, pg) = run_identity(&ours).expect("named");
+    // The watches begin anew, and have not shown it yet.
+    world.task_ended(&key, &pg, TaskEnd::Fault);
+    world.set_leading(false);
+    world.apply_run(ours);
+    world.set_synced();
+    assert_eq!(started(&decide(&mut world, NOW)), ["pg-m1"]);
+}
+
+#[test]
 fn who_begins_to_lead_decides_from_what_is_stored_then() {
     let mut next = World::new("ubo-1-abcde", TimeDelta::zero());
     next.apply_job(job(|_| {}), at(NOW));

@@ -34,14 +34,18 @@ async fn the_upload_of_a_commit_that_hung_is_looked_for_and_said_where_it_may_st
 
 #[tokio::test(start_paused = true)]
 async fn the_upload_that_a_failed_commit_could_not_throw_away_is_looked_for_again() {
-    for (fault, said) in [(None, false), (Some(Fault::Fail(Reason::DestinationDenied)), true)] {
+    // A list that is empty is no proof, for one that is known to be there.
+    for fault in [None, Some(Fault::Fail(Reason::DestinationDenied))] {
         let denied = Fault::Fail(Reason::DestinationDenied);
         let mut destination = memory().always(Operation::Commit, "", denied).always(Operation::Abort, "", denied);
         if let Some(fault) = fault {
             destination = destination.always(Operation::AbortUploads, "", fault);
         }
         let failure = simple(&Scripted::new(Content::Raw, *b"x"), &destination).await.unwrap_err();
-        assert_eq!(failure.left.is_some_and(|left| left.contains("unfinished upload of dump.zst")), said, "{fault:?}");
-        assert!(destination.done().into_iter().any(|(o, _)| o == Operation::AbortUploads), "{fault:?}");
+        assert!(failure.left.is_some_and(|left| left.contains("unfinished upload of dump.zst")), "{fault:?}");
+        let by_key = |(operation, key): &(Operation, String)| {
+            *operation == Operation::AbortUploads && key.ends_with("/dump.zst")
+        };
+        assert!(destination.done().iter().any(by_key), "{fault:?}");
     }
 }

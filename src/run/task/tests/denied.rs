@@ -120,6 +120,16 @@ async fn a_beginning_that_was_given_up_and_is_stored_after_all_is_still_this_pro
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_beginning_that_was_given_up_may_be_open_when_the_lead_is_lost() {
+    let mut play = Play::new(vec![Act::Succeed]);
+    deny(&play, |asked| matches!(asked, Asked::Write(..)).then_some(Reason::ClusterUnavailable));
+    play.start("pg-m1", &BackupRunStatus::default());
+    tokio::time::sleep(Duration::from_secs(50)).await;
+    play.supervisor.set_leading(false);
+    assert_eq!(play.supervisor.ended().await.2, TaskEnd::Fault, "it may be stored, and nobody works at it");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_right_of_the_operators_that_is_missing_for_a_while_fails_no_run() {
     let mut play = Play::new(vec![Act::Succeed]);
     deny(&play, |asked| matches!(asked, Asked::Job).then_some(Reason::Forbidden));
