@@ -129,11 +129,12 @@ pub fn soak(place: &Place, report: &Report, measure: &Measure) -> Result<Outcome
     command.env(VARIABLES[3], path);
     // Standard output is the result's.
     let status = command.stdout(std::io::stderr()).status().context("cannot run the test `kills`")?;
+    // It lies in the cluster's state, which goes with the cluster.
+    let outcome = std::fs::read(path).with_context(|| format!("the soak did not get to its end ({status})"));
     if fresh {
         down::down(place, report)?;
     }
-    let outcome = std::fs::read(path).with_context(|| format!("the soak did not get to its end ({status})"))?;
-    Ok(serde_json::from_slice(&outcome)?)
+    Ok(serde_json::from_slice(&outcome?)?)
 }
 
 /// A step of Cargo's that is good or not: one more that passed, or failed.

@@ -85,6 +85,8 @@ impl Large {
     async fn is_cleared_away_when_it_dies_between_two_commits(&self) -> Result<()> {
         let proxy = proxy(&self.scene)?;
         proxy.rule(commit_of(1, Fault::Stall));
+        // Who dies asks for nothing any more; what is dropped here does.
+        proxy.rule(Rule::new(Which::All, Fault::Status(503)).method("DELETE"));
         let attempt = self.begin(2, &proxy)?;
         stalls(&proxy, &attempt).await?;
         attempt.abort();
